@@ -1,0 +1,1 @@
+"""Shows the store; acts only through guards' actions."""

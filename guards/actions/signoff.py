@@ -1,0 +1,291 @@
+"""Sign-offs: what a person signs, recording it, and counting approvals.
+
+A sign-off is about one exact triple: candidate, evidence, policy. A new look has other evidence,
+so that everything signed before is void without anyone having to say so. Of one person only the
+latest sign-off counts, by the time that they signed.
+
+Not covered: whether the person read what they signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import permutations
+from typing import Literal
+
+from guards.actions.outcome import decision_now
+from guards.actions.preconditions import (
+    bound_policy,
+    decided,
+    latest_look,
+    refuse_if_policy_moved,
+    refuse_if_recalled,
+    sealed,
+)
+from guards.canonical import sha256_bytes
+from guards.entries import DecisionMade, Logged, Sealed, SeedDrawn, SignedOff
+from guards.errors import ActionRefused, SignatureRefused
+from guards.history import History
+from guards.ledger import parse_time, timestamp
+from guards.policy import Approvals
+from guards.roles import Person, Roles, load_roles
+from guards.signing import Statement, parse_envelope, verify
+from guards.store import Store
+
+# How far a signer's clock may be ahead of ours.
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class ApprovalStatus:
+    """How far the approvals of one look have come. ``void`` says why recorded approvals do not count."""
+
+    required: int
+    approvers: tuple[str, ...]
+    rejecters: tuple[str, ...]
+    has_every_role: bool
+    roles: tuple[str, ...]
+    void: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """True if enough people approved, with every role among them, and nobody who may sign objects."""
+        return not self.rejecters and len(self.approvers) >= self.required and self.has_every_role
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        if self.rejecters:
+            return f"rejected by {', '.join(self.rejecters)}"
+        given = f"{len(self.approvers)} of {self.required} approvals"
+        names = f" ({', '.join(self.approvers)})" if self.approvers else ""
+        roles = () if self.has_every_role else (f"each of {', '.join(self.roles)} needs a person of its own",)
+        return "; ".join((f"{given}{names}", *roles, *self.void))
+
+
+def draft_statement(
+    store: Store, *, candidate: str, decision: Literal["approve", "reject"], reason: str, signer: str
+) -> Statement:
+    """The statement that ``signer`` (a person's id) has to sign now about a decided candidate.
+
+    Raises:
+        ActionRefused: ``actions.not-sealed``, ``actions.no-look``, ``actions.not-decided``,
+            ``actions.other-policy``.
+    """
+    with store.read() as history:
+        look, decision_made = _signable(history, candidate)
+        return Statement(
+            candidate=candidate,
+            evidence=decision_made.body.evidence,
+            policy=look.body.policy,
+            decision=decision,
+            reason=reason,
+            time=timestamp(store.now()),
+            signer=signer,
+        )
+
+
+def sign_off(store: Store, *, envelope: bytes, actor: str, roles: Roles | None = None) -> Logged[SignedOff]:
+    """Verify a signed statement and record it. It has no effect until :func:`promote` counts it.
+
+    ``roles`` default to the home's roles file. The same statement again is the entry that exists.
+    Allowed while halted: it only says what somebody thinks.
+
+    Raises:
+        SignatureRefused: an envelope, signature or key that does not verify
+            (:mod:`guards.signing`, ``roles.unknown-key``), ``signing.other-signer``.
+        ActionRefused: ``actions.other-triple`` (the candidate was gated again, or bound to another
+            policy, since), ``actions.own-work``,
+            ``actions.signed-in-future``, ``actions.signoff-expired``, ``actions.cannot-approve``,
+            and as for :func:`draft_statement`.
+    """
+    known = load_roles(store.roles_path) if roles is None else roles
+    parsed = parse_envelope(envelope)
+    # (1) the key belongs to somebody, and signed this
+    person, key = known.owner_of(parsed.key_id)
+    statement = verify(parsed, key)
+    # (2) they sign as themselves
+    if statement.signer != person.id:
+        raise SignatureRefused(
+            "signing.other-signer",
+            "the statement names another signer than the key's owner",
+            got=statement.signer,
+            expected=person.id,
+        )
+    with store.write() as transaction:
+        history = transaction.history
+        # (3) the statement is about what is decided now, and nothing else
+        look, decision = _signable(history, statement.candidate)
+        current = (statement.candidate, decision.body.evidence, look.body.policy)
+        signed = (statement.candidate, statement.evidence, statement.policy)
+        if signed != current:
+            raise ActionRefused(
+                "actions.other-triple",
+                "the sign-off is about other evidence or another policy than the candidate's latest look",
+                got=f"evidence {statement.evidence}, policy {statement.policy}",
+                expected=f"evidence {current[1]}, policy {current[2]}",
+                fix="read the packet again, and sign what it says now",
+            )
+        statement_digest = sha256_bytes(statement.payload())
+        existing = history.signoff(statement_digest)
+        if existing is not None:
+            return existing
+        refuse_if_recalled(history, statement.candidate)
+        # (4) this person may sign for this candidate
+        terms = bound_policy(history, look.body.policy).approvals
+        _refuse_own_work(person, terms, history.seals(statement.candidate))
+        # (5) it was signed lately
+        _refuse_untimely(statement, terms, transaction.now)
+        # (6) an approval can release only what waits for approvals
+        if statement.decision == "approve":
+            _refuse_idle_approval(history, look, decision, transaction.now)
+        body = SignedOff(
+            candidate=statement.candidate,
+            policy=statement.policy,
+            evidence=statement.evidence,
+            look_seq=look.seq,
+            decision=statement.decision,
+            reason=statement.reason,
+            person=person.id,
+            roles=person.roles,
+            key_id=key.id,
+            signed_time=statement.time,
+            envelope=parsed.to_bytes().decode("utf-8"),
+            statement_digest=statement_digest,
+            roles_digest=known.digest,
+        )
+        return transaction.append(actor, body)
+
+
+def home_roles(store: Store) -> Roles | None:
+    """The home's roles file, or None if there is none (nobody may sign then)."""
+    return load_roles(store.roles_path) if store.roles_path.exists() else None
+
+
+def approval_status(history: History, look: Logged[SeedDrawn], roles: Roles | None, now: datetime) -> ApprovalStatus:
+    """Count a look's approvals as they stand at ``now``, verifying every signature again.
+
+    An approval counts only if its key still belongs to the same person, who is not excluded, and
+    signed no longer ago than the policy allows. Every role that the policy names needs an
+    approver of its own. A rejection by somebody who was eligible when they signed blocks,
+    whatever happened to them since.
+    """
+    terms = bound_policy(history, look.body.policy).approvals
+    seals = history.seals(look.body.candidate)
+    evidence = history.evidence_digest(look.seq)
+    recorded = () if evidence is None else history.signoffs(look.body.candidate, evidence, look.body.policy)
+    approvers: list[Person] = []
+    rejecters: list[str] = []
+    void: list[str] = []
+    for signoff in _latest_by_person(recorded):
+        if signoff.body.decision == "reject":
+            rejecters.append(signoff.body.person)
+            continue
+        try:
+            approvers.append(_still_approves(signoff, roles, terms, seals, now))
+        except (ActionRefused, SignatureRefused) as refusal:
+            void.append(f"{signoff.body.person}'s approval does not count: {refusal.message}")
+    return ApprovalStatus(
+        required=terms.required,
+        approvers=tuple(person.id for person in approvers),
+        rejecters=tuple(rejecters),
+        has_every_role=_has_every_role(approvers, terms),
+        roles=terms.roles,
+        void=tuple(void),
+    )
+
+
+def _latest_by_person(signoffs: Sequence[Logged[SignedOff]]) -> list[Logged[SignedOff]]:
+    """Each person's latest sign-off by the time they wrote; at the same time, a rejection wins.
+
+    Not by the order of entries: a sign-off that was held back must not undo a later one.
+    """
+    ordered = sorted(signoffs, key=lambda item: (item.body.signed_time, item.body.decision == "reject"))
+    latest = {item.body.person: item for item in ordered}
+    return sorted(latest.values(), key=lambda item: item.seq)
+
+
+def _has_every_role(approvers: Sequence[Person], terms: Approvals) -> bool:
+    """True if the roles can be given to different approvers who have them."""
+    return any(
+        all(role in person.roles for role, person in zip(terms.roles, chosen, strict=True))
+        for chosen in permutations(approvers, len(terms.roles))
+    )
+
+
+def _still_approves(
+    signoff: Logged[SignedOff],
+    roles: Roles | None,
+    terms: Approvals,
+    seals: Sequence[Logged[Sealed]],
+    now: datetime,
+) -> Person:
+    if roles is None:
+        raise ActionRefused("actions.no-roles", "there is no roles file to check it against")
+    envelope = parse_envelope(signoff.body.envelope.encode("utf-8"))
+    person, key = roles.owner_of(envelope.key_id)
+    statement = verify(envelope, key)
+    body = signoff.body
+    signed = (statement.signer, statement.candidate, statement.evidence, statement.policy, statement.decision)
+    if signed != (person.id, body.candidate, body.evidence, body.policy, body.decision) or person.id != body.person:
+        raise SignatureRefused("signing.other-signer", "its envelope says something else than its entry")
+    _refuse_own_work(person, terms, seals)
+    _refuse_untimely(statement, terms, now)
+    return person
+
+
+def _refuse_own_work(person: Person, terms: Approvals, seals: Sequence[Logged[Sealed]]) -> None:
+    # Every seal counts: sealing a candidate again must not make anyone forget who trained it.
+    for seal in seals:
+        recorded = {"submitter": seal.body.submitter, "trainer": seal.body.trainer}
+        for part in terms.exclude:
+            name = recorded[part]
+            if name is not None and person.is_known_as(name):
+                raise ActionRefused(
+                    "actions.own-work",
+                    f"{person.id} is the {part} of this candidate, and nobody signs off their own work",
+                    got=name,
+                    fix="ask somebody else with the role",
+                )
+
+
+def _refuse_untimely(statement: Statement, terms: Approvals, now: datetime) -> None:
+    signed = parse_time(statement.time)
+    if signed > now + MAX_CLOCK_SKEW:
+        raise ActionRefused(
+            "actions.signed-in-future",
+            "the statement was signed in the future",
+            got=statement.time,
+            expected=f"at most {timestamp(now + MAX_CLOCK_SKEW)}",
+            fix="set the signer's clock",
+        )
+    if now - signed > timedelta(hours=terms.valid_for_h):
+        raise ActionRefused(
+            "actions.signoff-expired",
+            f"it was signed more than {terms.valid_for_h} hours ago",
+            got=statement.time,
+            expected=f"at least {timestamp(now - timedelta(hours=terms.valid_for_h))}",
+            fix="read the packet again, and sign again",
+        )
+
+
+def _signable(history: History, candidate: str) -> tuple[Logged[SeedDrawn], Logged[DecisionMade]]:
+    seal = sealed(history, candidate)
+    look = latest_look(history, candidate)
+    refuse_if_policy_moved(look, seal)
+    return look, decided(history, look)
+
+
+def _refuse_idle_approval(
+    history: History, look: Logged[SeedDrawn], decision: Logged[DecisionMade], now: datetime
+) -> None:
+    gates_say = decision_now(history, look, now, approvals_ok=True)
+    if decision.body.outcome == "reject" or gates_say.outcome != "promote":
+        raise ActionRefused(
+            "actions.cannot-approve",
+            "a sign-off never releases a candidate whose gates did not pass",
+            got=f"decision {decision.body.outcome}: {'; '.join(gates_say.reasons)}",
+            fix="new evidence (another look) or a live waiver releases a hold; nothing releases a reject",
+        )

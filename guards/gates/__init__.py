@@ -1,0 +1,1 @@
+"""Gates: each turns evidence into one verdict on one declared requirement."""

@@ -1,0 +1,81 @@
+"""What a gate says: pass, fail or inconclusive, with the figures that it rests on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from guards.errors import EvidenceError
+from guards.evidence import Frozen
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+_FIGURES = ("observed", "bound", "margin", "alpha")
+
+
+class Verdict(Frozen):
+    """One gate's verdict on one candidate at one look.
+
+    ``observed`` is the point estimate; ``bound`` is the confidence bound that decides, in the same
+    unit; ``margin`` is what it must clear: the policy's level, or its margin with the sign of the
+    difference (-0.08 for non-inferiority within 0.08). ``alpha`` is what this look may spend.
+    ``reason`` is a clause; :func:`explain` adds the figures. ``details`` are for readers and never
+    decide; ``details["rule"]`` says which rule an inconclusive or failed verdict rests on, where it
+    is not the test itself. ``waived`` is set by the decision, not by a gate.
+    """
+
+    gate_id: str
+    kind: str
+    outcome: Outcome
+    reason: str = Field(min_length=1)
+    observed: float | None = Field(default=None, allow_inf_nan=False)
+    bound: float | None = Field(default=None, allow_inf_nan=False)
+    margin: float | None = Field(default=None, allow_inf_nan=False)
+    n: int = Field(default=0, ge=0)
+    alpha: float | None = Field(default=None, allow_inf_nan=False)
+    policy_line: int = Field(default=0, ge=0)
+    waived: bool = False
+    details: dict[str, str] = Field(default_factory=dict)
+
+    def to_ledger(self) -> dict[str, Any]:
+        """As JSON without floats: figures are decimal text that reads back to the same number."""
+        body = self.model_dump(mode="json")
+        for name in _FIGURES:
+            body[name] = None if body[name] is None else repr(body[name])
+        return body
+
+    @classmethod
+    def from_ledger(cls, body: dict[str, Any]) -> Verdict:
+        """Inverse of :meth:`to_ledger`.
+
+        Raises:
+            EvidenceError: ``gate.bad-verdict``.
+        """
+        try:
+            figures = {name: None if body.get(name) is None else float(body[name]) for name in _FIGURES}
+            return cls.model_validate({**body, **figures})
+        except (ValidationError, TypeError, ValueError) as error:
+            raise EvidenceError("gate.bad-verdict", f"not a verdict: {str(error).splitlines()[0]}") from error
+
+
+def explain(verdict: Verdict) -> str:
+    """The verdict in one plain sentence, with its figures and the policy line."""
+    word = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}[verdict.outcome]
+    waived = " (waived)" if verdict.waived else ""
+    figures = [
+        f"{name} {_shown(value)}"
+        for name, value in (("observed", verdict.observed), ("bound", verdict.bound), ("required", verdict.margin))
+        if value is not None
+    ]
+    if verdict.n:
+        figures.append(f"n {verdict.n}")
+    if verdict.alpha is not None:
+        figures.append(f"alpha {verdict.alpha:.3g}")
+    if verdict.policy_line:
+        figures.append(f"policy line {verdict.policy_line}")
+    context = f" ({', '.join(figures)})" if figures else ""
+    return f"{verdict.gate_id} {word}{waived}: {verdict.reason}{context}."
+
+
+def _shown(value: float) -> str:
+    return f"{value:+.3f}" if value else "0"

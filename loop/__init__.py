@@ -1,0 +1,1 @@
+"""What proposes, trains, generates, evaluates and runs steps."""

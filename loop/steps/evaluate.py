@@ -1,0 +1,193 @@
+"""The evaluate step: one checkpoint answers one draw of each suite; each suite leaves a run.
+
+Inputs: ``model`` (checkpoint) and one input per suite, named as the policy names it. Parameters:
+``draw_seed`` (64 hex digits), ``suites`` (names in order), ``salt_key_id``. Outputs: one directory
+per suite in the form of :mod:`guards.evidence`.
+
+An error while an item is generated or scored leaves that item ``Unscored`` with its reason; the
+gate counts it against the candidate.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from guards.canonical import canonical_bytes, sha256_bytes, sha256_file
+from guards.evidence import (
+    MANIFEST_FILE,
+    RECORDS_FILE,
+    TEXTS_FILE,
+    TIMINGS_FILE,
+    Cost,
+    Outcome,
+    Record,
+    RunManifest,
+    Unscored,
+    dump_record,
+    salt_for,
+    salted_digest,
+)
+from guards.errors import StairlockError
+from guards.ports import Generation
+from loop.checkpoint_io import load_model
+from loop.engine import TransformersEngine
+from loop.step import Progress, StepSpec
+from loop.suites import Suite, SuiteItem, draw_items, load_suite, score_logliks, score_output
+
+_MAX_ROWS = 128
+
+
+def evaluate(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
+    """Run the step; see the module's docstring."""
+    salt_key = bytes.fromhex(spec.inputs["salt_key"].path.read_text().strip())
+    seed_hex = spec.params["draw_seed"]
+    model, tokenizer = load_model(spec.inputs["model"].path, spec.device, spec.dtype)
+    engine = TransformersEngine(model, tokenizer, max_rows=_MAX_ROWS)
+    total = Cost(wall_ms=0)
+    for name in spec.params["suites"]:
+        suite = load_suite(spec.inputs[name].path)
+        cost = run_suite(
+            engine,
+            suite,
+            suite_name=name,
+            draw_seed=bytes.fromhex(seed_hex),
+            checkpoint_digest=spec.inputs["model"].digest,
+            salt_key=salt_key,
+            out_dir=out_dir / name,
+            progress=progress,
+        )
+        total = Cost(
+            wall_ms=0,
+            model_ms=total.model_ms + cost.model_ms,
+            tokens_in=total.tokens_in + cost.tokens_in,
+            tokens_out=total.tokens_out + cost.tokens_out,
+        )
+    return total
+
+
+def run_suite(
+    engine: TransformersEngine,
+    suite: Suite,
+    *,
+    suite_name: str,
+    draw_seed: bytes,
+    checkpoint_digest: str,
+    salt_key: bytes,
+    out_dir: Path,
+    progress: Progress,
+) -> Cost:
+    """Draw, answer, score and write one run; the manifest is written last."""
+    started_s, before = time.perf_counter(), _counters(engine)
+    items = draw_items(suite, draw_seed)
+
+    def report(done: int, n_items: int) -> None:
+        progress(f"evaluating {suite_name}", done, n_items)
+
+    if suite.scored_by_likelihood:
+        measured = _likelihoods(engine, suite, items, report)
+    else:
+        measured = _answers(engine, suite, items, int.from_bytes(draw_seed[:6], "big"), report)
+    out_dir.mkdir(parents=True)
+    seed = int.from_bytes(draw_seed[:6], "big")
+    records, texts, timings = [], [], []
+    for item, (outcome, output, generation) in zip(items, measured, strict=True):
+        salt = salt_for(salt_key, checkpoint_digest, item.item_id)
+        tags = dict(item.tags)
+        if generation is not None:
+            tags["finished"] = str(generation.finished).lower()
+            tags["entropy_nats"] = f"{generation.entropy_nats:.4f}"
+        records.append(
+            dump_record(
+                Record(
+                    item_id=item.item_id,
+                    cluster=item.cluster,
+                    tags=tags,
+                    prompt_digest=sha256_bytes(item.prompt_text.encode()),
+                    output_digest=None if output is None else salted_digest(salt, output),
+                    outcome=outcome,
+                    n_output_tokens=0 if generation is None else generation.n_tokens,
+                    engine=engine.name,
+                    dtype=engine.dtype,
+                    batch="" if generation is None else generation.batch,
+                    seed=seed,
+                )
+            )
+        )
+        texts.append(
+            canonical_bytes({"item_id": item.item_id, "prompt": item.prompt_text, "output": output, "salt": salt})
+        )
+        timings.append(
+            canonical_bytes(
+                {"item_id": item.item_id, "batch_latency_ms": None if generation is None else generation.latency_ms}
+            )
+        )
+    for name, lines in ((RECORDS_FILE, records), (TEXTS_FILE, texts), (TIMINGS_FILE, timings)):
+        (out_dir / name).write_bytes(b"".join(line + b"\n" for line in lines))
+    after = _counters(engine)
+    cost = Cost(
+        wall_ms=int(1000 * (time.perf_counter() - started_s)),
+        model_ms=after[0] - before[0],
+        tokens_in=after[1] - before[1],
+        tokens_out=after[2] - before[2],
+    )
+    manifest = RunManifest(
+        checkpoint_digest=checkpoint_digest,
+        suite_name=suite_name,
+        suite_digest=suite.digest,
+        draw_seed_digest=sha256_bytes(draw_seed),
+        n_items=len(items),
+        records_sha256=sha256_file(out_dir / RECORDS_FILE),
+        texts_sha256=sha256_file(out_dir / TEXTS_FILE),
+        timings_sha256=sha256_file(out_dir / TIMINGS_FILE),
+        engine=engine.name,
+        device=engine.device,
+        dtype=engine.dtype,
+        batch_plan=engine.batch_plan,
+        cost=cost,
+    )
+    (out_dir / MANIFEST_FILE).write_bytes(canonical_bytes(manifest.model_dump(mode="json", by_alias=True)))
+    return cost
+
+
+_Measured = tuple[Outcome, str | None, Generation | None]
+
+
+def _answers(engine: TransformersEngine, suite: Suite, items: Sequence[SuiteItem], seed: int, report) -> list[_Measured]:
+    assert suite.decoding is not None  # the suite's model demands it for scorers that read answers
+    outputs = engine.generate([item.messages for item in items], suite.decoding, seed=seed, report=report)
+    measured: list[_Measured] = []
+    for item, (generation,) in zip(items, outputs, strict=True):
+        try:
+            outcome: Outcome = score_output(suite, item, generation.text, generation.finished)
+        except StairlockError as error:
+            outcome = Unscored(reason=error.rule)
+        measured.append((outcome, generation.text, generation))
+    return measured
+
+
+def _likelihoods(engine: TransformersEngine, suite: Suite, items: Sequence[SuiteItem], report) -> list[_Measured]:
+    pairs = [(item.messages, option) for item in items for option in (item.options or (item.text,))]
+    logliks = iter(engine.loglik(pairs, report=report))
+    measured: list[_Measured] = []
+    for item in items:
+        values = [next(logliks) for _ in (item.options or (item.text,))]
+        try:
+            outcome: Outcome = score_logliks(suite, item, values)
+        except (StairlockError, ValueError) as error:  # a value that is not finite cannot become a score
+            outcome = Unscored(reason=getattr(error, "rule", "likelihood.not-finite"))
+        measured.append((outcome, json.dumps([round(v, 6) for v in values]), None))
+    return measured
+
+
+def _counters(engine: TransformersEngine) -> tuple[int, int, int]:
+    counters = engine.counters
+    return int(1000 * counters.model_s), counters.tokens_in, counters.tokens_out
+
+
+def read_texts(run_dir: Path) -> dict[str, Mapping[str, str]]:
+    """Prompt and output by item id, from a run whose digests were checked."""
+    lines = (run_dir / TEXTS_FILE).read_bytes().splitlines()
+    return {entry["item_id"]: entry for entry in map(json.loads, lines)}

@@ -1,0 +1,174 @@
+"""The decision table, row by row, and everything that must not lead to a promotion."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guards.decision import decide
+from guards.errors import ConfigError, StairlockError
+from guards.gates.verdict import Verdict, explain
+from guards.policy import Approvals, Looks, Policy, Waiver, live_waivers, resolve_policy
+from tests.gate_world import DIGEST, EVAL_GATE, policy_body, write_policy
+
+NOW = datetime(2026, 11, 24, 5, 0, tzinfo=UTC)
+
+
+def policy(*gate_ids: str, waivers: tuple[Waiver, ...] = ()) -> Policy:
+    body = policy_body(*({**EVAL_GATE, "id": gate_id} for gate_id in gate_ids))
+    return Policy.model_validate({**body, "waivers": waivers})
+
+
+def verdict(gate_id: str, outcome: str) -> Verdict:
+    return Verdict.model_validate({"gate_id": gate_id, "kind": "eval", "outcome": outcome, "reason": "because"})
+
+
+def waiver(gate_id: str = "a", *, hours: float = 1, candidate: str = DIGEST["candidate"]) -> Waiver:
+    return Waiver(
+        candidate=candidate,
+        gate=gate_id,
+        reason="the suite is being rotated",
+        ticket="T-1",
+        approvers=("ann",),
+        expires=NOW + timedelta(hours=hours),
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "approved", "waived", "outcome", "waits_for"),
+    [
+        ("pass pass", True, "", "promote", "nothing"),
+        ("pass pass", False, "", "hold", "approvals"),
+        ("pass fail", True, "", "reject", "nothing"),
+        ("fail inconclusive", True, "", "reject", "nothing"),
+        ("fail pass", False, "", "reject", "nothing"),
+        ("inconclusive pass", True, "", "hold", "evidence"),
+        ("inconclusive pass", False, "", "hold", "evidence"),
+        ("inconclusive pass", True, "a", "promote", "nothing"),
+        ("inconclusive pass", False, "a", "hold", "approvals"),
+        ("inconclusive inconclusive", True, "a", "hold", "evidence"),
+        ("inconclusive inconclusive", True, "b", "hold", "evidence"),
+        ("fail pass", True, "a", "reject", "nothing"),
+    ],
+)
+def test_the_table(outcomes: str, approved: bool, waived: str, outcome: str, waits_for: str) -> None:
+    first, second = outcomes.split()
+    waivers = [waiver(waived)] if waived else []
+    decision = decide(
+        policy("a", "b"), [verdict("a", first), verdict("b", second)], approvals_ok=approved, waivers=waivers
+    )
+    assert (decision.outcome, decision.waits_for) == (outcome, waits_for)
+    assert decision.reasons
+    assert [v.waived for v in decision.verdicts] == [
+        v.outcome == "inconclusive" and v.gate_id == waived for v in decision.verdicts
+    ]
+
+
+def test_reasons_name_every_gate_that_stands_in_the_way() -> None:
+    rejected = decide(
+        policy("a", "b", "c"),
+        [verdict("a", "fail"), verdict("b", "inconclusive"), verdict("c", "fail")],
+        approvals_ok=True,
+    )
+    assert rejected.reasons == ("a fails: because.", "c fails: because.")
+    held = decide(policy("a", "b"), [verdict("a", "pass"), verdict("b", "pass")], approvals_ok=False)
+    assert held.reasons == ("2 approvals are needed, with the roles reviewer, safety",)
+    waived = decide(policy("a"), [verdict("a", "inconclusive")], approvals_ok=True, waivers=[waiver()])
+    assert waived.reasons[1] == ("a is waived until 2026-11-24T06:00:00+00:00 (T-1): the suite is being rotated")
+
+
+def test_a_promotion_without_a_person_says_so() -> None:
+    alone = policy("a").model_copy(
+        update={"approvals": Approvals(required=0, unattended="I accept promotion without a person")}
+    )
+    decision = decide(alone, [verdict("a", "pass")], approvals_ok=True)
+    assert decision.reasons == ("all 1 gates pass, and nobody had to approve",)
+
+
+outcomes = st.sampled_from(["pass", "fail", "inconclusive"])
+
+
+@given(st.lists(outcomes, min_size=1, max_size=6), st.booleans(), st.sets(st.integers(0, 5)))
+def test_only_all_passed_or_waived_and_approved_is_promoted(found: list[str], approved: bool, waived: set[int]) -> None:
+    ids = [f"g{i}" for i in range(len(found))]
+    waivers = [waiver(f"g{i}") for i in waived if i < len(found)]
+    verdicts = [verdict(i, o) for i, o in zip(ids, found, strict=True)]
+    decision = decide(policy(*ids), verdicts, approvals_ok=approved, waivers=waivers)
+    good = all(o == "pass" or (o == "inconclusive" and i in waived) for i, o in enumerate(found))
+    assert (decision.outcome == "promote") == (good and approved)
+    assert (decision.outcome == "reject") == ("fail" in found)
+
+
+def test_a_waiver_lives_for_one_candidate_until_it_expires() -> None:
+    past, now_, later = waiver(hours=-1), waiver(hours=0), waiver(hours=1)
+    other = waiver(candidate=DIGEST["root"])
+    found = live_waivers(policy("a", waivers=(past, now_, later, other)), DIGEST["candidate"], NOW)
+    assert found == (later,)
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        live_waivers(policy("a"), DIGEST["candidate"], NOW.replace(tzinfo=None))
+    assert caught.value.rule == "policy.naive-time"
+
+
+def test_a_verdict_survives_the_ledger_bit_for_bit() -> None:
+    before = Verdict(
+        gate_id="a",
+        kind="eval",
+        outcome="pass",
+        reason="because",
+        observed=0.1 + 0.2,
+        bound=-1e-17,
+        margin=0.0,
+        n=12,
+        alpha=0.05 / 3,
+        policy_line=7,
+        details={"rule": "x"},
+    )
+    body = before.to_ledger()
+    assert not any(isinstance(value, float) for value in body.values())
+    assert Verdict.from_ledger(body) == before
+    for bad in (
+        {**body, "observed": "nan"},
+        {**body, "outcome": "passed"},
+        {**body, "bound": "x"},
+        {"outcome": "pass"},
+    ):
+        with pytest.raises(StairlockError) as caught:
+            Verdict.from_ledger(bad)
+        assert caught.value.rule == "gate.bad-verdict"
+
+
+def test_explain_is_one_sentence_with_the_figures() -> None:
+    found = Verdict(
+        gate_id="refusal-holds",
+        kind="eval",
+        outcome="pass",
+        reason="all is well",
+        observed=-0.0125,
+        bound=-0.0712,
+        margin=-0.08,
+        n=240,
+        alpha=0.00625,
+        policy_line=45,
+    )
+    assert explain(found) == (
+        "refusal-holds passes: all is well "
+        "(observed -0.013, bound -0.071, required -0.080, n 240, alpha 0.00625, policy line 45)."
+    )
+    assert explain(verdict("a", "inconclusive")) == "a is inconclusive: because."
+
+
+def test_the_policy_digest_covers_waivers_and_looks(tmp_path: Path) -> None:
+    plain = resolve_policy(write_policy(tmp_path / "1", policy_body(EVAL_GATE)))
+    waived = resolve_policy(
+        write_policy(tmp_path / "2", policy_body(EVAL_GATE, waivers=[waiver("refusal-holds").model_dump(mode="json")]))
+    )
+    more_looks = resolve_policy(write_policy(tmp_path / "3", policy_body(EVAL_GATE, planned=2)))
+    assert len({plain.digest, waived.digest, more_looks.digest}) == 3
+    assert Looks(planned=2) == more_looks.policy.looks
