@@ -22,11 +22,13 @@ help:
 	@echo "make format   format and sort imports in place"
 	@echo "make clean    remove caches and build outputs; .venv and .stairlock (models, ledger) stay"
 
+# --resume begins a run that is not there, goes on with one that was cut off, and reports one that is done.
 demo: model
-	@$(BIN)/stairlock run loop/configs/demo.yaml
+	@$(BIN)/stairlock run loop/configs/demo.yaml --resume
 
-root: model
-	@$(BIN)/stairlock run loop/configs/root.yaml --retrain-root
+# In a home of its own: a home's root never changes.
+root: install
+	@$(BIN)/stairlock run loop/configs/demo.yaml --resume --retrain-root --home .stairlock/retrained-root
 
 test: install-dev model
 	@$(PYTEST) -m "not slow" --session-timeout=$(TEST_LIMIT_S)

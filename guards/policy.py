@@ -33,7 +33,11 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Looks(Frozen):
-    """How often a candidate may be looked at under this policy; every gate's alpha is split over them."""
+    """How many looks, at whatever candidates, are planned under policies of this name.
+
+    Every proposal is a look. Each may spend an equal part of every gate's alpha (Bonferroni), so
+    that alpha bounds the chance of any false pass of a gate over all of them, fresh items or not.
+    """
 
     planned: int = Field(ge=1, le=1000)
 

@@ -93,7 +93,9 @@ class EndpointCritic:
     object with the keys ``critique`` and ``revision``. Anything else is refused, never guessed at.
     """
 
-    def __init__(self, constitution: Constitution, *, base_url: str, model: str, api_key: str, timeout_s: float) -> None:
+    def __init__(
+        self, constitution: Constitution, *, base_url: str, model: str, api_key: str, timeout_s: float
+    ) -> None:
         self._constitution = constitution
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._model = model

@@ -67,7 +67,9 @@ def load_prompts(directory: Path) -> PromptSet:
         path = directory / f"{kind}.jsonl"
         if not path.is_file():
             raise ConfigError("prompts.missing", f"{path}: no such file", expected="a JSON Lines file of prompts")
-        kinds[kind] = tuple(_read_prompt(line, f"{path}:{n}") for n, line in enumerate(path.read_bytes().splitlines(), 1))
+        kinds[kind] = tuple(
+            _read_prompt(line, f"{path}:{n}") for n, line in enumerate(path.read_bytes().splitlines(), 1)
+        )
         if not kinds[kind]:
             raise ConfigError("prompts.empty", f"{path} has no prompts")
         for prompt in kinds[kind]:
@@ -98,9 +100,7 @@ def choose(prompts: PromptSet, mixture: Mixture) -> PromptSet:
     )
 
 
-def _first(
-    prompts: Sequence[ConstitutionalPrompt], n: int | None, salt: str
-) -> tuple[ConstitutionalPrompt, ...]:
+def _first(prompts: Sequence[ConstitutionalPrompt], n: int | None, salt: str) -> tuple[ConstitutionalPrompt, ...]:
     ordered = sorted(prompts, key=lambda p: hashlib.sha256(f"{salt}/{p.id}".encode()).digest())
     return tuple(ordered if n is None else ordered[:n])
 

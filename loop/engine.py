@@ -11,7 +11,7 @@ differ, which is why evidence names its batch plan and champion and candidate sh
 
 from __future__ import annotations
 
-import os
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -280,7 +280,8 @@ def _next_tokens(
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> list[int]:
-    return list(os.path.commonprefix([list(row) for row in rows]))
+    shared = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return [column[0] for column in shared]
 
 
 def _generation_eos(model: torch.nn.Module) -> set[int]:

@@ -131,9 +131,7 @@ def select_rows(problems: Sequence[TaskItem], samples: Sequence[Sample], plan: S
         order = hashlib.sha256(item.item_id.encode()).hexdigest()
         row = Row(row_id=item.item_id, source=source, prompt=item.prompt, answer=best.text.strip())
         by_level[item.family, item.level].append((float(share == 1.0), order, row))
-    return [
-        row for group in by_level.values() for _solved, _order, row in sorted(group)[: plan.max_rows_per_level]
-    ]
+    return [row for group in by_level.values() for _solved, _order, row in sorted(group)[: plan.max_rows_per_level]]
 
 
 def _accepted(item: TaskItem, output: Generation, select: Selection) -> bool:

@@ -29,7 +29,7 @@ from guards.evidence import (
 )
 from guards.gates.inputs import BudgetState, GateInputs
 from guards.manifest import CheckpointFacts
-from guards.policy import EvalGate, ResolvedPolicy, resolve_policy
+from guards.policy import ResolvedPolicy, resolve_policy
 
 DIGEST = {role: sha256_bytes(role.encode()) for role in ("candidate", "champion", "root", "anchor")}
 DRAW_SEED = sha256_bytes(b"the seed of this look")
@@ -86,13 +86,6 @@ def write_policy(directory: Path, body: Mapping[str, Any]) -> Path:
 
 def make_policy(directory: Path, *gates: Mapping[str, Any], planned: int = 1, **changes: Any) -> ResolvedPolicy:
     return resolve_policy(write_policy(directory, policy_body(*gates, planned=planned, **changes)))
-
-
-def eval_gate(policy: ResolvedPolicy) -> EvalGate:
-    """The policy's first gate, which the test knows to be an eval gate."""
-    gate = policy.policy.gates[0]
-    assert isinstance(gate, EvalGate)
-    return gate
 
 
 def make_run(
@@ -174,6 +167,16 @@ def make_inputs(policy: ResolvedPolicy, *runs: EvidenceRun, look: int = 1, **cha
     return replace(inputs, **changes)
 
 
+def with_scores(run: EvidenceRun, scores: Sequence[float]) -> EvidenceRun:
+    """The first ``len(scores)`` items of ``run``, scored anew; in memory only."""
+    records = tuple(
+        record.model_copy(update={"outcome": Scored(scores={"refused": score})})
+        for record, score in zip(run.records, scores, strict=False)
+    )
+    manifest = run.manifest.model_copy(update={"n_items": len(records)})
+    return run.model_copy(update={"records": records, "manifest": manifest})
+
+
 def binary(n: int, n_ones: int) -> list[float | None]:
     """``n`` scores of which the first ``n_ones`` are 1."""
-    return [1.0] * n_ones + [0.0] * (n - n_ones)
+    return [1.0 if i < n_ones else 0.0 for i in range(n)]

@@ -164,15 +164,17 @@ class World:
         return actions.record_decision(self.store, candidate=candidate, actor="runner", roles=self.roles)
 
     def envelope(
-        self, candidate: str, signer: str, decision: Literal["approve", "reject"] = "approve", **changes: Any
+        self, candidate: str, signer: str, decision: Literal["approve", "reject"] = "approve", **changes: str
     ) -> bytes:
+        """A sign-off of now; ``says_X`` changes the statement's field X before it is signed."""
         statement = actions.draft_statement(
             self.store, candidate=candidate, decision=decision, reason="I read the packet", signer=signer
         )
-        return sign(statement.model_copy(update=changes), self.keys[signer])
+        said = {field.removeprefix("says_"): value for field, value in changes.items()}
+        return sign(statement.model_copy(update=said), self.keys[signer])
 
     def sign(
-        self, candidate: str, signer: str, decision: Literal["approve", "reject"] = "approve", **changes: Any
+        self, candidate: str, signer: str, decision: Literal["approve", "reject"] = "approve", **changes: str
     ) -> None:
         envelope = self.envelope(candidate, signer, decision, **changes)
         actions.sign_off(self.store, envelope=envelope, actor=signer, roles=self.roles)

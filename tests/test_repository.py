@@ -214,6 +214,6 @@ def _pytest(directory: Path, ci: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "CI": ci, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )

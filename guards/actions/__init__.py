@@ -7,7 +7,7 @@ returns the entry that exists. Each function's docstring says what makes it the 
 from guards.actions.judge import record_decision, record_evidence, record_verdicts
 from guards.actions.outcome import decision_now, read_verdict
 from guards.actions.policies import record_policy
-from guards.actions.promote import promote, rollback
+from guards.actions.promotion import promote, rollback
 from guards.actions.root import set_root
 from guards.actions.seal import Draw, draw_seed, seal_candidate
 from guards.actions.signoff import ApprovalStatus, approval_status, draft_statement, sign_off

@@ -56,7 +56,9 @@ class LocalBackend:
             raise _failed(spec, code, log_path)
         manifest = read_step(out_dir, spec.key)
         if manifest is None:
-            raise StepError("step.no-manifest", f"the step {spec.kind} ended without its manifest", fix=f"see {log_path}")
+            raise StepError(
+                "step.no-manifest", f"the step {spec.kind} ended without its manifest", fix=f"see {log_path}"
+            )
         return manifest
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from guards.canonical import canonical_bytes, sha256_bytes, sha256_file
+from guards.errors import StairlockError
 from guards.evidence import (
     MANIFEST_FILE,
     RECORDS_FILE,
@@ -30,7 +31,6 @@ from guards.evidence import (
     salt_for,
     salted_digest,
 )
-from guards.errors import StairlockError
 from guards.ports import Generation
 from loop.checkpoint_io import load_model
 from loop.engine import TransformersEngine
@@ -155,7 +155,9 @@ def run_suite(
 _Measured = tuple[Outcome, str | None, Generation | None]
 
 
-def _answers(engine: TransformersEngine, suite: Suite, items: Sequence[SuiteItem], seed: int, report) -> list[_Measured]:
+def _answers(
+    engine: TransformersEngine, suite: Suite, items: Sequence[SuiteItem], seed: int, report
+) -> list[_Measured]:
     assert suite.decoding is not None  # the suite's model demands it for scorers that read answers
     outputs = engine.generate([item.messages for item in items], suite.decoding, seed=seed, report=report)
     measured: list[_Measured] = []

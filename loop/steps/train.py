@@ -1,7 +1,8 @@
-"""The train step: LoRA by TRL's SFTTrainer, merged in float64 and sealed as a whole checkpoint.
+"""The train step: a LoRA adapter by TRL's SFTTrainer.
 
 Inputs: ``parent`` (checkpoint), ``rows`` (file of :class:`loop.rows.Row`). Outputs: ``adapter/``
-(PEFT), ``checkpoint/`` (merged), ``train.json`` (ordered batch digests, losses, token counts).
+(PEFT's two files) and ``train.json`` (:class:`loop.train_record.TrainRecord`: ordered batch
+digests, losses, token counts). Merging and sealing come after (:mod:`loop.sealing`).
 
 Two settings make this several times faster on a CPU than the trainer's own: adapters in the
 model's bfloat16, and logits for answer tokens alone (the vocabulary's projection of every prompt
@@ -11,36 +12,22 @@ token, in float32, would otherwise take most of a step).
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 
 from guards.canonical import canonical_bytes
 from guards.errors import StepError
-from guards.evidence import Cost, Frozen
+from guards.evidence import Cost
 from loop.checkpoint_io import load_model
-from loop.merge import merge_adapter
 from loop.rows import Row, read_rows
 from loop.step import Progress, StepSpec
+from loop.train_record import ADAPTER_DIR, TRAIN_FILE, Recipe, TrainRecord
 
-ADAPTER_DIR, CHECKPOINT_DIR, TRAIN_FILE = "adapter", "checkpoint", "train.json"
 _IGNORED = -100
-
-
-class Recipe(Frozen):
-    """How to train. ``lora_rank`` with every linear layer; learning rate falls linearly to zero."""
-
-    lora_rank: int = Field(gt=0, default=16)
-    lora_alpha: int = Field(gt=0, default=32)
-    learning_rate: float = Field(gt=0, default=1e-3)
-    warmup_share: float = Field(ge=0, lt=1, default=0.06)
-    n_epochs: float = Field(gt=0, default=2.0)
-    batch_size: int = Field(gt=0, default=16)
-    max_tokens: int = Field(gt=0, default=192)
-    seed: int = 7
 
 
 def train(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
@@ -57,23 +44,19 @@ def train(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     model_s = time.perf_counter() - started_s
     _require_finite(trainer.state.log_history)
     trainer.model.save_pretrained(out_dir / ADAPTER_DIR)
-    _keep_only_adapter(out_dir / ADAPTER_DIR)
+    _keep_only_adapter(out_dir / ADAPTER_DIR, parent=spec.inputs["parent"].digest)
     for leftover in (out_dir / "trainer").glob("*"):
         leftover.unlink()
     (out_dir / "trainer").rmdir()
-    merge_adapter(spec.inputs["parent"].path, out_dir / ADAPTER_DIR, out_dir / CHECKPOINT_DIR)
     n_tokens = trainer.data_collator.n_tokens
-    (out_dir / TRAIN_FILE).write_bytes(
-        canonical_bytes(
-            {
-                "recipe": recipe.model_dump(mode="json"),
-                "n_rows": len(rows),
-                "n_tokens_trained": n_tokens,
-                "batch_digests": trainer.data_collator.batch_digests,
-                "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-            }
-        )
+    record = TrainRecord(
+        recipe=recipe,
+        n_rows=len(rows),
+        n_tokens_trained=n_tokens,
+        batch_digests=tuple(trainer.data_collator.batch_digests),
+        losses=tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry),
     )
+    (out_dir / TRAIN_FILE).write_bytes(canonical_bytes(record.model_dump(mode="json")))
     return Cost(wall_ms=0, model_ms=int(1000 * model_s), tokens_trained=n_tokens)
 
 
@@ -211,8 +194,13 @@ def _require_finite(log_history: list[dict[str, Any]]) -> None:
         )
 
 
-def _keep_only_adapter(directory: Path) -> None:
-    """PEFT writes a model card beside the adapter; the merge knows two files."""
+def _keep_only_adapter(directory: Path, *, parent: str) -> None:
+    """Leave PEFT's two files, and name the parent by its digest, not by where it lies on this machine."""
     for path in directory.iterdir():
         if path.name not in ("adapter_config.json", "adapter_model.safetensors"):
             path.unlink()
+    path = directory / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = parent
+    config["target_modules"] = sorted(config["target_modules"])  # a set in PEFT: its order differs between runs
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guards.contamination import GateText, TrainingRow, find_contamination, row_digest, words
@@ -56,6 +56,7 @@ def test_texts_that_do_not(one: str, other: str) -> None:
     assert words(one) != words(other)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_words_of_words_are_the_words(text: str) -> None:
     once = words(text)
@@ -83,7 +84,7 @@ def test_each_line_of_a_gate_item_counts() -> None:
 @pytest.mark.parametrize("length", [12, 13, 14])
 def test_thirteen_words_in_a_row_are_a_leak_and_twelve_are_not(length: int) -> None:
     taken = PASSAGE.split()[5 : 5 + length]
-    leaking = row(answer="I once read that " + " ".join(taken).upper() + " and then it ended.")
+    leaking = row(answer="I once read that " + " ".join(taken).upper() + " so it ended.")
     assert kinds([leaking], [gate(PASSAGE)]) == (["ngram"] if length >= 13 else [])
 
 
@@ -110,6 +111,7 @@ def test_one_hit_for_each_pair_naming_both() -> None:
     assert (hit.kind, hit.suite, hit.item_id, hit.row_id) == ("equal", "s", "g1", "r2")
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("alpha beta gamma delta 12 + - 7".split()), min_size=13, max_size=40), st.randoms())
 def test_a_planted_gate_text_is_always_found(parts: list[str], rng: random.Random) -> None:
     if len(words(" ".join(parts))) < 13:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guards.decision import decide
@@ -92,6 +92,7 @@ def test_a_promotion_without_a_person_says_so() -> None:
 outcomes = st.sampled_from(["pass", "fail", "inconclusive"])
 
 
+@settings(deadline=None)
 @given(st.lists(outcomes, min_size=1, max_size=6), st.booleans(), st.sets(st.integers(0, 5)))
 def test_only_all_passed_or_waived_and_approved_is_promoted(found: list[str], approved: bool, waived: set[int]) -> None:
     ids = [f"g{i}" for i in range(len(found))]

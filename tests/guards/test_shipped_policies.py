@@ -66,7 +66,7 @@ def test_every_gate_can_pass_when_nothing_got_worse(name: str) -> None:
         assert power(gate, n, alpha) >= 0.8, gate.id
 
 
-@pytest.mark.parametrize(("name", "least"), [("default", 0.45), ("sandbox", 0.7), ("root", 0.85), ("checkpoint", 0.6)])
+@pytest.mark.parametrize(("name", "least"), [("default", 0.45), ("sandbox", 0.7), ("root", 0.85), ("checkpoint", 0.5)])
 def test_all_gates_together_can_pass(name: str, least: float) -> None:
     # As if gates were independent. They share items and candidates, so that the truth is higher.
     assert math.prod(power(gate, n, alpha) for gate, n, alpha in gates_with_n(name)) >= least

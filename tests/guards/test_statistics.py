@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -90,12 +90,14 @@ def test_clopper_pearson_agrees_with_published_intervals(successes: int, n: int,
     assert clopper_pearson(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
 def test_clopper_pearson_agrees_with_scipy(count: tuple[int, int], confidence: float) -> None:
     interval = stats.binomtest(*count).proportion_ci(confidence, method="exact")
     assert clopper_pearson(*count, confidence) == pytest.approx((interval.low, interval.high), abs=1e-8)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.01, 0.99))
 def test_binomial_p_values_agree_with_scipy_in_the_tail(count: tuple[int, int], level: float) -> None:
     successes, n = count
@@ -129,6 +131,7 @@ def test_a_level_of_a_tiny_rate_is_not_reached_by_one_lucky_item() -> None:
     assert binomial_p_at_least(1, 10, 0.001) == 1.0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(1, 50), alphas)
 def test_one_sided_bounds_are_where_the_test_turns(successes: int, more: int, alpha: float) -> None:
     n = successes + more
@@ -143,6 +146,7 @@ def test_one_sided_bounds_are_where_the_test_turns(successes: int, more: int, al
 # ---------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 200))
 def test_mcnemar_agrees_with_the_binomial_test(gains: int, losses: int) -> None:
     expected = stats.binomtest(gains, gains + losses, alternative="greater").pvalue if gains + losses else 1.0
@@ -154,6 +158,7 @@ def test_mcnemar_of_no_change_shows_nothing() -> None:
     assert mcnemar_lower_bound(0, 0, 100, 0.05) == 0.0
 
 
+@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(0, 60), alphas)
 def test_mcnemars_bound_is_positive_exactly_where_it_rejects(gains: int, losses: int, alpha: float) -> None:
     bound = mcnemar_lower_bound(gains, losses, 120, alpha)
@@ -182,6 +187,7 @@ def test_tango_agrees_with_the_reference_value() -> None:
     assert tango_interval(40, 20, 160) == pytest.approx((0.0309, 0.2181), abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60))
 def test_tango_is_antisymmetric_and_covers_the_estimate(gains: int, losses: int, unchanged: int) -> None:
     n = gains + losses + unchanged
@@ -222,6 +228,7 @@ def test_betting_has_its_size_for_items_that_differ(n: int, margin: float, alpha
     assert 0.0 < worst <= alpha
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5), alphas, st.floats(-0.5, 0.3))
 def test_the_expected_e_value_is_at_most_one_under_the_null(
     items: list[tuple[float, float]], alpha: float, slack: float
@@ -230,8 +237,7 @@ def test_the_expected_e_value_is_at_most_one_under_the_null(
     laws = [((1.0, c * g), (-1.0, c * (1 - g)), (0.0, 1 - c)) for c, g in items]
     mean = sum(d * p for law in laws for d, p in law) / len(laws)
     null_mean = min(0.99, mean + abs(slack))
-    if null_mean <= -0.99:
-        return
+    assume(null_mean > -0.99 and mean <= null_mean)
     fraction = bet_fraction(len(laws), null_mean, alpha)
     expected = sum(
         math.prod(p for _, p in outcome) * math.exp(log_e_value([d for d, _ in outcome], null_mean, fraction))
@@ -257,6 +263,7 @@ def test_simulated_false_passes_at_the_margin_stay_below_alpha(shape: str) -> No
     assert rejections / n_repeats <= alpha
 
 
+@settings(deadline=None)
 @given(differences, st.randoms(use_true_random=False), alphas)
 def test_the_order_of_items_cannot_matter(data: list[float], rng: random.Random, alpha: float) -> None:
     shuffled = list(data)
@@ -264,6 +271,7 @@ def test_the_order_of_items_cannot_matter(data: list[float], rng: random.Random,
     assert betting_test(data, -0.1, alpha) == betting_test(shuffled, -0.1, alpha)
 
 
+@settings(deadline=None)
 @given(differences, alphas, st.floats(-0.9, 0.9))
 def test_the_bound_clears_the_null_exactly_where_the_test_rejects(
     data: list[float], alpha: float, null_mean: float
@@ -274,6 +282,7 @@ def test_the_bound_clears_the_null_exactly_where_the_test_rejects(
         assert result.rejects == (result.lower_bound > null_mean)
 
 
+@settings(deadline=None)
 @given(differences, alphas, st.integers(0, 59), st.floats(0, 2))
 def test_a_worse_item_never_helps(data: list[float], alpha: float, index: int, drop: float) -> None:
     worse = list(data)
@@ -290,6 +299,18 @@ def test_a_lower_bound_covers_the_mean_as_often_as_it_says() -> None:
     for row in rng.choice([1.0, 0.0, -1.0], p=[0.4, 0.4, 0.2], size=(1000, n)):
         missed += betting_lower_bound([float(x) for x in row], alpha, bet_fraction(n, 0.0, alpha)) > mean
     assert missed / 1000 <= alpha
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.00625])
+def test_the_e_value_is_the_stated_product_and_rejects_from_one_over_alpha_on(alpha: float) -> None:
+    # 1 + lambda (d - m) by hand, for a fraction of 0.5 and m = -0.2: lambda is 0.625.
+    assert log_e_value([0.0, 1.0, -1.0], -0.2, 0.5) == pytest.approx(math.log(1.125 * 1.75 * 0.5))
+    outcomes = []
+    for n in range(10, 200):
+        wealth = (1 + bet_fraction(n, -0.1, alpha) / 0.9 * 0.1) ** n
+        outcomes.append(wealth >= 1 / alpha)
+        assert betting_test([0.0] * n, -0.1, alpha).rejects == outcomes[-1]
+    assert not outcomes[0] and outcomes[-1]
 
 
 def test_betting_refuses_what_has_no_answer() -> None:

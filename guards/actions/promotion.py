@@ -71,7 +71,7 @@ def promote(
         ActionRefused: ``actions.halted``, ``actions.recalled``, ``actions.cleaned-up``,
             ``actions.not-sealed``, ``actions.no-look``, ``actions.not-decided``,
             ``actions.other-policy``, ``actions.no-champion``, ``actions.champion-changed``,
-            ``actions.other-comparison``, ``actions.rejected``, ``actions.evidence-changed``,
+            ``actions.other-comparison``, ``actions.rejected``, ``actions.decision-used``, ``actions.evidence-changed``,
             ``actions.not-approved``, ``actions.not-passed``.
         CheckpointError: the files are not those that were sealed.
         EvidenceError: the evidence is not what was recorded.
@@ -149,7 +149,7 @@ def _authorise(
     seal = sealed(history, candidate)
     refuse_if_recalled(history, candidate)
     _refuse_if_cleaned_up(history, candidate)
-    # (3) its latest look is decided, under the policy that binds it, and is no reject
+    # (3) its latest look is decided, under the policy that binds it, is no reject, and was not used before
     look = latest_look(history, candidate)
     refuse_if_policy_moved(look, seal)
     decision = decided(history, look)
@@ -159,6 +159,14 @@ def _authorise(
             f"the candidate was rejected in entry {decision.seq}: {'; '.join(decision.body.reasons)}",
             got=candidate,
             fix="nothing releases a reject; propose another candidate",
+        )
+    used = history.promotion(decision.seq)
+    if used is not None:
+        raise ActionRefused(
+            "actions.decision-used",
+            f"this decision took effect in entry {used.seq}, and another champion came after it",
+            got=candidate,
+            fix="roll back to it (stairlock rollback), or gate it again (another look)",
         )
     # (4) the champion in use is the one that the caller means, and the one that the gates compared with
     _refuse_other_champion(history, look, champion_expected)

@@ -1,0 +1,53 @@
+"""One suite, one model, no gate: for looking at a model while working on it.
+
+Not covered: the cost of looking. Items of a suite that guards promotion should not be looked at
+here; draw from another suite while developing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from guards.canonical import sha256_bytes
+from guards.errors import StepError
+from guards.evidence import EvidenceRun, read_run
+from guards.manifest import scan_checkpoint
+from guards.policy import suite_digest
+from loop.backends.local import LocalBackend
+from loop.recorded_steps import Stage
+from loop.step import Input, StepSpec
+from loop.suites import load_suite
+
+
+def evaluate_suite(
+    *, model: Path, suite: Path, out: Path, seed: bytes | None, device: str, dtype: str, stage: Stage
+) -> EvidenceRun:
+    """Run one suite and leave its evidence in ``out``, which must not exist.
+
+    ``seed`` is 32 bytes; None draws them anew.
+
+    Raises:
+        StepError: ``eval.out-exists``, or whatever the step refuses.
+        SuiteError, ConfigError, CheckpointError: the suite or the checkpoint is malformed.
+    """
+    if out.exists():
+        raise StepError("eval.out-exists", f"{out} exists already", fix="name a directory that does not")
+    loaded = load_suite(suite)
+    draw_seed = secrets.token_bytes(32) if seed is None else seed
+    out.mkdir(parents=True)
+    key = out / "salt.key"
+    key.write_text(secrets.token_hex(32))
+    spec = StepSpec(
+        kind="evaluate",
+        inputs={
+            "model": Input(kind="checkpoint", path=model.resolve(), digest=scan_checkpoint(model).digest),
+            "salt_key": Input(kind="file", path=key.resolve(), digest=sha256_bytes(key.read_bytes())),
+            loaded.name: Input(kind="suite", path=suite.resolve(), digest=suite_digest(suite)),
+        },
+        params={"draw_seed": draw_seed.hex(), "suites": [loaded.name]},
+        device=device,
+        dtype=dtype,
+    )
+    LocalBackend().run(spec, out / "run", stage(f"evaluate {loaded.name}"))
+    return read_run(out / "run" / loaded.name)

@@ -1,0 +1,182 @@
+"""The closed chamber: from a sealed candidate to a decision.
+
+Draw the items after the seal; let candidate, champion, root and anchors answer the same items,
+each in a process of its own; evaluate the gates; decide. Every arrow is a ledger entry first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from guards import actions
+from guards.actions import Draw
+from guards.contamination import TrainingRow
+from guards.entries import DecisionMade, Logged
+from guards.evidence import EvidenceRun, read_run
+from guards.gates.evaluate import evaluate_gates
+from guards.gates.inputs import BudgetState, GateInputs, Role
+from guards.gates.verdict import Verdict
+from guards.manifest import describe_checkpoint
+from guards.policy import CollapseGate, ContaminationGate, EvalGate, ResolvedPolicy
+from loop.home import Home
+from loop.recorded_steps import RecordedSteps
+from loop.sealed_checkpoints import sealed_directory
+from loop.step import Input, StepSpec
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What came out of one look."""
+
+    draw: Draw
+    verdicts: tuple[Verdict, ...]
+    decision: Logged[DecisionMade]
+    runs: Mapping[tuple[str, str], EvidenceRun]
+
+
+def gate_candidate(
+    home: Home,
+    steps: RecordedSteps,
+    *,
+    candidate: str,
+    compared_with: str,
+    policy: ResolvedPolicy,
+    actor: str,
+    run: str | None,
+    name: str,
+    template_texts: tuple[str, ...],
+    training_rows: tuple[TrainingRow, ...] | None = None,
+    budget: BudgetState | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> GateResult:
+    """One look at a sealed candidate, or the same look again after a crash.
+
+    Raises:
+        ActionRefused, EvidenceError, StepError: see :mod:`guards.actions` and :mod:`loop.step`.
+    """
+    draw = actions.draw_seed(
+        home.store, candidate=candidate, policy=policy.digest, actor=actor, run=run, compared_with=compared_with
+    )
+    checkpoints, anchors = _who_answers(home, candidate, compared_with)
+    measured = measure(
+        home,
+        steps,
+        policy,
+        draw.seed,
+        roles=_roles_by_suite(policy, checkpoints, anchors),
+        name=name,
+        candidate=candidate,
+        device=device,
+        dtype=dtype,
+    )
+    for (role, _digest, _suite), evidence in measured.items():
+        actions.record_evidence(home.store, candidate=candidate, role=role, directory=evidence.directory, actor=actor)
+    # Anchors may differ from gate to gate, so their runs stand under their digests.
+    runs = {(digest if role == "anchor" else role, suite): run for (role, digest, suite), run in measured.items()}
+    verdicts = _recorded_verdicts(home, draw)
+    if not verdicts:
+        verdicts = evaluate_gates(
+            GateInputs(
+                policy=policy,
+                look=draw.look,
+                draw_seed_digest=draw.seed_digest,
+                checkpoints=checkpoints,
+                anchors=anchors,
+                runs=runs,
+                facts={role: describe_checkpoint(sealed_directory(home.path, d)) for role, d in checkpoints.items()},
+                training_rows=training_rows,
+                template_texts=template_texts,
+                budget=budget,
+            )
+        )
+        actions.record_verdicts(home.store, candidate=candidate, verdicts=verdicts, actor=actor)
+    decision = actions.record_decision(home.store, candidate=candidate, actor=actor)
+    return GateResult(draw=draw, verdicts=verdicts, decision=decision, runs=runs)
+
+
+def _recorded_verdicts(home: Home, draw: Draw) -> tuple[Verdict, ...]:
+    """The verdicts of a look that was interrupted after them: they stand, and are not made again."""
+    with home.store.read() as history:
+        return tuple(actions.read_verdict(recorded) for recorded in history.verdicts(draw.look_seq))
+
+
+def measure(
+    home: Home,
+    steps: RecordedSteps,
+    policy: ResolvedPolicy,
+    seed: bytes,
+    *,
+    roles: Mapping[tuple[Role, str], frozenset[str]],
+    name: str,
+    candidate: str | None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> dict[tuple[Role, str, str], EvidenceRun]:
+    """Let each checkpoint answer the suites that it is needed for; one process per checkpoint.
+
+    ``roles`` maps (role, checkpoint digest) to the names of its suites. A checkpoint with two
+    roles answers once. The result is keyed by role, checkpoint digest and suite.
+    """
+    suites_by_digest: dict[str, set[str]] = defaultdict(set)
+    for (_role, digest), suites in roles.items():
+        suites_by_digest[digest] |= set(suites)
+    out_dirs: dict[str, Path] = {}
+    for digest, suites in suites_by_digest.items():
+        called = "/".join(sorted({role for role, d in roles if d == digest}))
+        spec = _evaluate_spec(home, policy, digest, sorted(suites), seed, device, dtype)
+        out_dirs[digest], _ = steps.run(f"{name}: evaluate {called}", spec, candidate=candidate)
+    return {
+        (role, digest, suite): read_run(out_dirs[digest] / suite, expect_checkpoint=digest)
+        for (role, digest), suites in roles.items()
+        for suite in suites
+    }
+
+
+def _evaluate_spec(
+    home: Home, policy: ResolvedPolicy, digest: str, suites: list[str], seed: bytes, device: str, dtype: str
+) -> StepSpec:
+    inputs = {
+        "model": Input(kind="checkpoint", path=sealed_directory(home.path, digest), digest=digest),
+        "salt_key": home.salt_key(),
+    }
+    for suite in suites:
+        path = policy.source.parent / policy.policy.suites[suite]
+        inputs[suite] = Input(kind="suite", path=path.resolve(), digest=policy.suite_digests[suite])
+    return StepSpec(
+        kind="evaluate", inputs=inputs, params={"draw_seed": seed.hex(), "suites": suites}, device=device, dtype=dtype
+    )
+
+
+def _who_answers(home: Home, candidate: str, compared_with: str) -> tuple[dict[Role, str], dict[str, str]]:
+    """Digest by role, and by gate where a gate has an anchor of its own."""
+    with home.store.read() as history:
+        root, anchors = history.root(), history.anchors()
+    checkpoints: dict[Role, str] = {"candidate": candidate, "champion": compared_with}
+    if root is not None:
+        checkpoints["root"] = checkpoints["anchor"] = root.body.checkpoint
+    return checkpoints, anchors
+
+
+def _roles_by_suite(
+    policy: ResolvedPolicy, checkpoints: Mapping[Role, str], anchors: Mapping[str, str]
+) -> dict[tuple[Role, str], frozenset[str]]:
+    """Which checkpoint must answer which suites, in which role: no more than the gates read."""
+    needed: dict[tuple[Role, str], set[str]] = defaultdict(set)
+    for gate in policy.policy.gates:
+        if isinstance(gate, ContaminationGate):
+            needed["candidate", checkpoints["candidate"]] |= set(gate.suites)
+        if not isinstance(gate, (EvalGate, CollapseGate)):
+            continue
+        needed["candidate", checkpoints["candidate"]].add(gate.suite)
+        against: Role | None = gate.against
+        if against is None:
+            continue
+        digest = anchors.get(gate.id) if against == "anchor" else None
+        digest = digest or checkpoints.get(against)
+        if digest is not None:  # without it the gate is inconclusive, and says so
+            needed[against, digest].add(gate.suite)
+    return {key: frozenset(suites) for key, suites in needed.items()}

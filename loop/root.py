@@ -1,0 +1,281 @@
+"""The root: installed from its package, or trained again by the constitutional cycle.
+
+Either way it becomes the root only after it passed the root policy, on items drawn after its
+digest was sealed, against the base.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from guards import actions
+from guards.canonical import canonical_bytes, sha256_file
+from guards.errors import ActionRefused, ModelError
+from guards.gates.verdict import Verdict
+from guards.manifest import CheckpointManifest, read_manifest
+from guards.policy import ResolvedPolicy
+from guards.ports import Critic, Decoding, Generation
+from loop.backends.port import Backend
+from loop.constitution import TemplateCritic, load_constitution
+from loop.constitutional import PromptSet, build_rows, choose, load_prompts
+from loop.families import question_templates
+from loop.gating import gate_candidate
+from loop.home import Home
+from loop.recorded_steps import RecordedSteps, Stage
+from loop.root_package import ADAPTER, ROWS_FILE, RootSpec, load_root_spec, package_rows
+from loop.rows import Row
+from loop.sealed_checkpoints import sealed_directory
+from loop.sealing import merge_and_seal
+from loop.step import Input, StepSpec
+from loop.steps.prompts import SAMPLES_FILE, Prompt, Turn, read_samples
+from loop.train_record import ADAPTER_DIR
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A root that was trained here: its adapter, rows and sealed checkpoint."""
+
+    manifest: CheckpointManifest
+    adapter_dir: Path
+    rows_file: Path
+    rows_digest: str
+
+
+@dataclass(frozen=True)
+class RootComparison:
+    """The shipped root beside one trained again from the same base, prompts and seeds.
+
+    ``agreement`` is the cosine between the two updates (trained minus base, over all weights);
+    ``max_weight_difference`` is the largest absolute difference of one weight.
+    """
+
+    shipped_digest: str
+    trained_digest: str
+    max_weight_difference: float
+    agreement: float
+    tolerance: float
+    agrees: bool
+
+
+def ensure_base(home: Home, spec: RootSpec, stage: Stage) -> str:
+    """Get the base model; returns its digest.
+
+    Raises:
+        ModelError: as :func:`loop.models.add_model`; ``root.other-base``.
+    """
+    if sealed_directory(home.path, spec.base_digest).is_dir():
+        return spec.base_digest
+    from loop.models import add_model  # imports torch
+
+    _, manifest = add_model(spec.base, home.path, progress=stage(f"get the model {spec.base}"))
+    if manifest.digest != spec.base_digest:
+        raise ModelError(
+            "root.other-base",
+            "the base is not the one that the root was made from",
+            got=manifest.digest,
+            expected=spec.base_digest,
+            fix="use the base that root.yaml names",
+        )
+    return manifest.digest
+
+
+def ensure_root(
+    home: Home,
+    steps: RecordedSteps,
+    package: Path,
+    policy: ResolvedPolicy,
+    stage: Stage,
+    *,
+    actor: str,
+    run: str | None,
+    retrain: bool,
+) -> tuple[str, tuple[Verdict, ...], list[Row]]:
+    """The root's digest, the verdicts of its gate (empty if it was root before), and its training rows.
+
+    Raises:
+        ModelError: ``root.digest-differs`` (the merged adapter is not what the package pins).
+        ActionRefused: ``actions.root-failed``, ``actions.root-exists`` (another root).
+    """
+    spec = load_root_spec(package)
+    base = ensure_base(home, spec, stage)
+    if retrain or spec.digest is None:
+        trained = train_root(home, steps, package, spec, stage)
+        manifest, rows = trained.manifest, package_rows_of(trained)
+    else:
+        manifest, rows = _merge_shipped(home, package, spec, stage), package_rows(package, spec)
+    with home.store.read() as history:
+        existing = history.root()
+    if existing is not None and existing.body.checkpoint == manifest.digest:
+        return manifest.digest, (), rows
+    verdicts = _gate_root(home, steps, manifest, base, policy, spec, actor=actor, run=run)
+    return manifest.digest, verdicts, rows
+
+
+def _merge_shipped(home: Home, package: Path, spec: RootSpec, stage: Stage) -> CheckpointManifest:
+    assert spec.digest is not None
+    directory = sealed_directory(home.path, spec.digest)
+    if directory.is_dir():
+        from guards.manifest import manifest_path_for, verify_checkpoint
+
+        read_manifest(manifest_path_for(directory))
+        return verify_checkpoint(directory, spec.digest)
+    manifest = merge_and_seal(
+        home.path,
+        parent=spec.base_digest,
+        adapter_dir=package / ADAPTER,
+        report=stage("merge the root's adapter into the base"),
+    )
+    if manifest.digest != spec.digest:
+        raise ModelError(
+            "root.digest-differs",
+            "the merged root is not the checkpoint that the package pins",
+            got=manifest.digest,
+            expected=spec.digest,
+            fix="restore the package, or train the root again (make root)",
+        )
+    return manifest
+
+
+def _gate_root(
+    home: Home,
+    steps: RecordedSteps,
+    manifest: CheckpointManifest,
+    base: str,
+    policy: ResolvedPolicy,
+    spec: RootSpec,
+    *,
+    actor: str,
+    run: str | None,
+) -> tuple[Verdict, ...]:
+    actions.record_policy(home.store, policy=policy, actor=actor)
+    actions.seal_candidate(
+        home.store,
+        manifest=manifest,
+        provenance={"proposer": "constitutional-revision", "critic": spec.critic, "base": base, "root": spec.name},
+        policy=policy.digest,
+        parent=base,
+        actor=actor,
+        trainer=actor,
+    )
+    result = gate_candidate(
+        home,
+        steps,
+        candidate=manifest.digest,
+        compared_with=base,
+        policy=policy,
+        actor=actor,
+        run=run,
+        name="root",
+        template_texts=question_templates(),
+    )
+    if result.decision.body.outcome != "promote":
+        raise ActionRefused(
+            "actions.root-failed",
+            "the root did not pass its policy",
+            got="; ".join(result.decision.body.reasons),
+            fix="stairlock show " + manifest.digest[7:19] + " says which gate failed; train another root",
+        )
+    actions.set_root(
+        home.store,
+        manifest=manifest,
+        policy=policy.digest,
+        evidence=[evidence.manifest.evidence_digest for evidence in result.runs.values()],
+        verdicts=result.verdicts,
+        actor=actor,
+    )
+    return result.verdicts
+
+
+def train_root(home: Home, steps: RecordedSteps, package: Path, spec: RootSpec, stage: Stage) -> Trained:
+    """The constitutional cycle: the base answers, the critic revises, the base is trained on the result."""
+    constitution = load_constitution(package / spec.constitution)
+    prompts = choose(load_prompts(package / spec.prompts), spec.mixture)
+    base_input = Input(kind="checkpoint", path=sealed_directory(home.path, spec.base_digest), digest=spec.base_digest)
+    answers = _base_answers(home, steps, prompts, spec, base_input)
+    rows = build_rows(prompts, answers, _critic(spec, constitution))
+    rows_input = home.keep_file(b"".join(canonical_bytes(row.model_dump(mode="json")) + b"\n" for row in rows))
+    step_dir, _ = steps.run(
+        "root: train",
+        StepSpec(
+            kind="train",
+            inputs={"parent": base_input, "rows": rows_input},
+            params={"recipe": spec.recipe.model_dump(mode="json")},
+        ),
+    )
+    manifest = merge_and_seal(
+        home.path, parent=spec.base_digest, adapter_dir=step_dir / ADAPTER_DIR, report=stage("root: merge and seal")
+    )
+    return Trained(manifest, step_dir / ADAPTER_DIR, rows_input.path, rows_input.digest)
+
+
+def _critic(spec: RootSpec, constitution) -> Critic:
+    return TemplateCritic(constitution)
+
+
+def _base_answers(
+    home: Home, steps: RecordedSteps, prompts: PromptSet, spec: RootSpec, base: Input
+) -> dict[str, Generation]:
+    asked = [Prompt(prompt_id=p.id, turns=(Turn(role="user", content=p.prompt),)) for p in prompts.all]
+    prompts_input = home.keep_file(b"".join(canonical_bytes(p.model_dump(mode="json")) + b"\n" for p in asked))
+    out_dir, _ = steps.run(
+        "root: the base answers",
+        StepSpec(
+            kind="generate",
+            inputs={"model": base, "prompts": prompts_input},
+            params={
+                "decoding": Decoding(max_new_tokens=spec.max_answer_tokens).model_dump(mode="json"),
+                "seed": 0,
+            },
+        ),
+    )
+    return {sample.prompt_id: sample.outputs[0] for sample in read_samples(out_dir / SAMPLES_FILE)}
+
+
+def package_rows_of(trained: Trained) -> list[Row]:
+    """The rows of a root that was trained here."""
+    from loop.rows import read_rows
+
+    return read_rows(trained.rows_file)
+
+
+def make_root(package: Path, home: Home, *, backend: Backend, stage: Stage, actor: str) -> RootComparison:
+    """Train the root again and compare it with the shipped one.
+
+    Where the package has no adapter yet, the trained one is put into it, and its digests are printed
+    into ``package/pins.json`` for root.yaml.
+    """
+    spec = load_root_spec(package)
+    base = ensure_base(home, spec, stage)
+    steps = RecordedSteps(home, backend, stage, actor=actor, run=None)
+    trained = train_root(home, steps, package, spec, stage)
+    if spec.digest is None:
+        _fill_package(package, trained)
+        return RootComparison(trained.manifest.digest, trained.manifest.digest, 0.0, 1.0, 0.0, agrees=True)
+    shipped = _merge_shipped(home, package, spec, stage)
+    from loop.weights import compare_updates  # imports torch
+
+    comparison = compare_updates(
+        base=sealed_directory(home.path, base),
+        first=sealed_directory(home.path, shipped.digest),
+        second=sealed_directory(home.path, trained.manifest.digest),
+    )
+    return RootComparison(
+        shipped_digest=shipped.digest,
+        trained_digest=trained.manifest.digest,
+        max_weight_difference=comparison.max_abs_difference,
+        agreement=comparison.update_cosine,
+        tolerance=spec.tolerance.min_update_cosine,
+        agrees=comparison.update_cosine >= spec.tolerance.min_update_cosine,
+    )
+
+
+def _fill_package(package: Path, trained: Trained) -> None:
+    target = package / ADAPTER
+    target.mkdir(exist_ok=True)
+    for path in trained.adapter_dir.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    (package / ROWS_FILE).write_bytes(trained.rows_file.read_bytes())
+    pins = {"digest": trained.manifest.digest, "rows_digest": sha256_file(package / ROWS_FILE)}
+    (package / "pins.json").write_text(json.dumps(pins, indent=2) + "\n")

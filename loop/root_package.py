@@ -1,0 +1,72 @@
+"""A root package: the adapter that makes the root from its base, and what made the adapter.
+
+A directory with ``root.yaml``, ``adapter/`` and ``rows.jsonl`` (the rows that it was trained on;
+cycles retain some of them). The merged checkpoint's digest is pinned in root.yaml.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from guards.canonical import sha256_file
+from guards.errors import ModelError
+from guards.evidence import Digest, Frozen
+from guards.strict_yaml import load_yaml
+from loop.constitutional import Mixture
+from loop.rows import Row, read_rows
+from loop.train_record import Recipe
+
+ADAPTER, ROWS_FILE, ROOT_FILE = "adapter", "rows.jsonl", "root.yaml"
+
+
+class Tolerance(Frozen):
+    """How far a copy trained again may lie from the shipped root, on another machine."""
+
+    min_update_cosine: float = Field(gt=0, le=1)
+    max_refusal_difference: float = Field(ge=0, le=1)
+
+
+class RootSpec(Frozen):
+    """What root.yaml says. ``base`` is a pinned name or a path; ``digest`` is null until it was trained."""
+
+    schema_: Literal["stairlock/root/v1"] = Field(alias="schema")
+    name: str
+    description: str = ""
+    base: str
+    base_digest: Digest
+    digest: Digest | None
+    rows_digest: Digest | None
+    constitution: str
+    prompts: str
+    critic: Literal["templates"] = "templates"
+    mixture: Mixture = Mixture()
+    max_answer_tokens: int = Field(gt=0, default=40)
+    recipe: Recipe
+    tolerance: Tolerance
+
+
+def load_root_spec(package: Path) -> RootSpec:
+    """Read a package's root.yaml."""
+    return load_yaml(package / ROOT_FILE, RootSpec)
+
+
+def package_rows(package: Path, spec: RootSpec) -> list[Row]:
+    """The rows that the root was trained on, checked against their digest.
+
+    Raises:
+        ModelError: ``root.rows-differ``.
+    """
+    path = package / ROWS_FILE
+    got = sha256_file(path) if path.is_file() else "no such file"
+    if got != spec.rows_digest:
+        raise ModelError(
+            "root.rows-differ",
+            f"{path} is not the file that the package was made with",
+            got=got,
+            expected=str(spec.rows_digest),
+            fix="restore the package, or train the root again (make root)",
+        )
+    return read_rows(path)
