@@ -64,7 +64,9 @@ def _before_the_command(
     ctx: typer.Context,
     home: Annotated[
         Path | None,
-        typer.Option("--home", metavar="DIR", help="Where the ledger, checkpoints and evidence are.", show_default=False),
+        typer.Option(
+            "--home", metavar="DIR", help="Where the ledger, checkpoints and evidence are.", show_default=False
+        ),
     ] = None,
 ) -> None:
     ctx.obj = Invocation(home=home)

@@ -79,9 +79,7 @@ def find_flips(runs: Mapping[tuple[str, str], EvidenceRun], verdicts: Sequence[V
     return tuple(sorted(found, key=lambda one: (_badness(one.verdicts), one.suite)))
 
 
-def _suite_flips(
-    suite: str, candidate: EvidenceRun, champion: EvidenceRun, verdicts: Iterable[Verdict]
-) -> SuiteFlips:
+def _suite_flips(suite: str, candidate: EvidenceRun, champion: EvidenceRun, verdicts: Iterable[Verdict]) -> SuiteFlips:
     about = sorted(
         (verdict for verdict in verdicts if verdict.details.get("suite") == suite),
         key=lambda verdict: _BADNESS[verdict.outcome],

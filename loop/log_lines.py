@@ -84,7 +84,9 @@ def _checkpoint_summary(body: Body) -> str:
             by = "UNATTENDED, nobody approved" if body.unattended else f"approved by {', '.join(body.approvers)}"
             return f"{short(body.candidate)} is champion{before}; {by}"
         case RolledBack():
-            return f"{short(body.checkpoint)} is champion again in place of {short(body.champion_before)}: {body.reason}"
+            return (
+                f"{short(body.checkpoint)} is champion again in place of {short(body.champion_before)}: {body.reason}"
+            )
         case Recalled():
             return f"{short(body.checkpoint)} must not be used any more: {body.reason}"
         case CleanedUp():

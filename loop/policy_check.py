@@ -1,14 +1,17 @@
-"""Checks of a policy against its suites: can each gate pass at all, and how likely when nothing got worse?
+"""Checks of a policy against its suites: can each gate pass at all, and what does it take?
 
-A gate that cannot pass teaches people to ignore it. Power is exact, at the last planned look, for
-the number of items that the suite draws (:mod:`guards.power` says how items are modelled).
+A gate that cannot pass teaches people to ignore it, and so does one that holds every second good
+candidate. For each eval gate the weakest condition is computed under which it passes four times
+out of five, exactly, at the number of items that its suite draws and at each planned look's alpha
+(:mod:`guards.power` says how items are modelled).
 
-Not covered: whether the gates are strict enough; gates that read no scores; metrics without bounds,
-for which only the best case is computed.
+Not covered: whether the gates are strict enough; gates that read no scores; metrics without
+bounds, where it depends on how much single items differ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from guards.errors import ConfigError
@@ -17,29 +20,29 @@ from guards.power import at_least_power, betting_power, mcnemar_power
 from loop.suites import SEED_BYTES, Suite, draw_items, load_suite
 
 GOOD_POWER = 0.8
-USUAL_DISCORDANCE = 0.06
-"""Share of items whose outcome a harmless fine-tune changes, as policies of ours assume it."""
-USUAL_GAIN = 0.1
+# A harmless fine-tune changes this share of the answers at least; a gate that holds it for that is too narrow.
+LEAST_TOLERATED_CHANGE = 0.02
+# What one cycle gains at best; a gate that asks for more than its margin and this will not open.
+LARGEST_USUAL_GAIN = 0.15
+# Items that change although the candidate did not get better, while others gain.
+_CHANGE_BESIDE_A_GAIN = 0.1
+_STEPS = 12
 
 
 @dataclass(frozen=True)
-class GatePower:
-    """How likely an eval gate passes under ``assuming``; None where that cannot be computed."""
+class GateReach:
+    """What it takes to pass an eval gate four times out of five; ``figure`` is the number in ``passes_if``."""
 
     gate_id: str
     line: int
     n_items: int
-    power: float | None
-    assuming: str
-
-    @property
-    def is_weak(self) -> bool:
-        """True if a candidate that deserves to pass would often be held."""
-        return self.power is not None and self.power < GOOD_POWER
+    passes_if: str
+    figure: float | None
+    is_narrow: bool
 
 
-def check_policy(resolved: ResolvedPolicy) -> tuple[GatePower, ...]:
-    """The power of every eval gate, in the policy's order.
+def check_policy(resolved: ResolvedPolicy) -> tuple[GateReach, ...]:
+    """Every eval gate's reach, in the policy's order.
 
     Raises:
         ConfigError: ``policy.unknown-metric``, ``policy.unknown-cluster``, ``policy.too-few-items``
@@ -49,15 +52,10 @@ def check_policy(resolved: ResolvedPolicy) -> tuple[GatePower, ...]:
     folder = resolved.source.parent
     suites = {name: load_suite(folder / path) for name, path in resolved.policy.suites.items()}
     eval_gates = [gate for gate in resolved.policy.gates if isinstance(gate, EvalGate)]
-    return tuple(_gate_power(gate, suites[gate.suite], resolved) for gate in eval_gates)
+    return tuple(_reach(gate, suites[gate.suite], resolved) for gate in eval_gates)
 
 
-def joint_power_at_least(powers: tuple[GatePower, ...]) -> float:
-    """A lower bound on the probability that all these gates pass, however they depend on each other."""
-    return max(0.0, 1.0 - sum(1.0 - gate.power for gate in powers if gate.power is not None))
-
-
-def _gate_power(gate: EvalGate, suite: Suite, resolved: ResolvedPolicy) -> GatePower:
+def _reach(gate: EvalGate, suite: Suite, resolved: ResolvedPolicy) -> GateReach:
     line = resolved.gate_lines[gate.id]
     where = f"{resolved.source}:{line}:1"
     if gate.metric not in suite.metrics:
@@ -83,8 +81,8 @@ def _gate_power(gate: EvalGate, suite: Suite, resolved: ResolvedPolicy) -> GateP
             f"{where}: {gate.id} cannot pass: not even a candidate without a flaw would, on {n_items} items",
             fix="draw more items, widen the margin, raise alpha, or plan fewer looks",
         )
-    power, assuming = _usual_case(gate, n_items, alpha)
-    return GatePower(gate_id=gate.id, line=line, n_items=n_items, power=power, assuming=assuming)
+    figure, passes_if, is_narrow = _weakest_condition(gate, n_items, alpha)
+    return GateReach(gate.id, line, n_items, passes_if, figure, is_narrow)
 
 
 def _count_items(gate: EvalGate, suite: Suite, where: str) -> int:
@@ -114,22 +112,40 @@ def _best_case(gate: EvalGate, n: int, alpha: float) -> float:
     return betting_power(n, -margin, 1.0, alpha, mean_difference=1.0)
 
 
-def _usual_case(gate: EvalGate, n: int, alpha: float) -> tuple[float | None, str]:
-    """Probability that a candidate passes which is as good as one may hope for, and what that means."""
+def _weakest_condition(gate: EvalGate, n: int, alpha: float) -> tuple[float | None, str, bool]:
+    """(figure, in words, whether it asks more than a good candidate usually has)."""
+    margin = gate.margin or 0.0
     if gate.level is not None:
         needed = gate.level if gate.claim == "at_least" else 1.0 - gate.level
-        halfway = (1.0 + needed) / 2.0
-        rate = halfway if gate.claim == "at_least" else 1.0 - halfway
-        return at_least_power(n, needed, halfway, alpha), f"the true rate is {rate:.3g}"
+        rate = _smallest(lambda r: at_least_power(n, needed, r, alpha), needed, 1.0)
+        is_narrow = rate > (1.0 + needed) / 2.0
+        if gate.claim == "at_least":
+            return rate, f"the true rate is at least {rate:.3f}", is_narrow
+        return 1.0 - rate, f"the true rate is at most {1.0 - rate:.3f}", is_narrow
     if gate.scale is not None:
-        return None, "it depends on how much single items differ"
-    margin = gate.margin or 0.0
+        return None, "it depends on how much single items differ", False
     if gate.claim == "non_inferior_within":
-        changed = f"nothing got worse, and {USUAL_DISCORDANCE:.0%} of the items changed either way"
-        return betting_power(n, margin, USUAL_DISCORDANCE, alpha), changed
-    gain = min(1.0, margin + USUAL_GAIN)
-    discordance = min(1.0, gain + USUAL_GAIN)
-    assuming = f"the true gain is {gain:.3g}, and {discordance:.0%} of the items changed"
-    if margin == 0.0:
-        return mcnemar_power(n, discordance, alpha, mean_difference=gain), assuming
-    return betting_power(n, -margin, discordance, alpha, mean_difference=gain), assuming
+        kept = _smallest(lambda share: betting_power(n, margin, 1.0 - share, alpha), 0.0, 1.0)
+        changed = 1.0 - kept
+        words = f"nothing got worse, and at most {changed:.1%} of the items change, as many for the better"
+        return changed, words, changed < LEAST_TOLERATED_CHANGE
+
+    def gain_power(gain: float) -> float:
+        discordance = min(1.0, gain + _CHANGE_BESIDE_A_GAIN)
+        if margin == 0.0:
+            return mcnemar_power(n, discordance, alpha, mean_difference=gain)
+        return betting_power(n, -margin, discordance, alpha, mean_difference=gain)
+
+    gain = _smallest(gain_power, margin, 1.0)
+    return gain, f"the true gain is at least {gain:.3f}", gain > margin + LARGEST_USUAL_GAIN
+
+
+def _smallest(power: Callable[[float], float], low: float, high: float) -> float:
+    """The smallest value in [low, high] with good power, to 1/4096 of the range; power rises with it."""
+    for _ in range(_STEPS):
+        middle = (low + high) / 2.0
+        if power(middle) >= GOOD_POWER:
+            high = middle
+        else:
+            low = middle
+    return high

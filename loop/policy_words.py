@@ -35,8 +35,8 @@ def policy_in_words(resolved: ResolvedPolicy) -> Iterator[str]:
     )
     yield _looks(policy)
     for gate in policy.gates:
-        about = f" {gate.description}" if gate.description else ""
-        yield f"- {gate.id} (line {resolved.gate_lines[gate.id]}): {gate_in_words(gate, policy.looks.planned)}{about}"
+        about = f"{gate.description} " if gate.description else ""
+        yield f"- {gate.id} (line {resolved.gate_lines[gate.id]}): {about}{gate_in_words(gate, policy.looks.planned)}"
     yield (
         "If any gate fails, the candidate is rejected, and nothing releases it. If a gate shows neither, the "
         "candidate is held until there is new evidence (another look) or a live waiver; no sign-off replaces a gate."
@@ -76,23 +76,23 @@ def gate_in_words(gate: Gate, planned_looks: int) -> str:
 
 def _eval(gate: EvalGate, planned: int) -> str:
     clusters = f", in the clusters {_listed(gate.clusters)}," if gate.clusters else ""
-    subject = f"On the suite {gate.suite}{clusters} the candidate's mean {gate.metric} must be"
     whose = _WHOSE.get(gate.against or "", "")
     match gate.claim:
         case "superior_by":
-            claim = f"higher than {whose}" + (f", by more than {gate.margin:g}" if gate.margin else "")
+            claim = f"must be higher than {whose}" + (f" by more than {gate.margin:g}" if gate.margin else "")
         case "non_inferior_within":
-            claim = f"no lower than {whose}, less {gate.margin:g}"
+            claim = f"may be at most {gate.margin:g} lower than {whose}"
         case "at_least":
-            claim = f"at least {gate.level:g}"
+            claim = f"must be at least {gate.level:g}"
         case "at_most":
-            claim = f"at most {gate.level:g}"
+            claim = f"may be at most {gate.level:g}"
     pairing = " on the same items" if gate.is_paired else ""
     scale = f" One item's difference counts as {gate.scale:g} at most." if gate.scale else ""
     confidence = f"{100 * (1 - gate.alpha / planned):.4g}%"
     return (
-        f"{subject} {claim}{pairing}, shown at {confidence} confidence, on at least {gate.min_items} items. More than "
-        f"{100 * gate.max_unscored:g}% of them without a score fail it.{scale}"
+        f"On the suite {gate.suite}{clusters} the candidate's mean {gate.metric} {claim}{pairing}, shown at "
+        f"{confidence} confidence, on at least {gate.min_items} items. More than {100 * gate.max_unscored:g}% of them "
+        f"without a score fail it.{scale}"
     )
 
 

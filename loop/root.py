@@ -18,7 +18,7 @@ from guards.manifest import CheckpointManifest, read_manifest
 from guards.policy import ResolvedPolicy
 from guards.ports import Critic, Decoding, Generation
 from loop.backends.port import Backend
-from loop.constitution import TemplateCritic, load_constitution
+from loop.constitution import Constitution, EndpointCritic, TemplateCritic, load_constitution
 from loop.constitutional import PromptSet, build_rows, choose, load_prompts
 from loop.families import question_templates
 from loop.gating import gate_candidate
@@ -153,7 +153,12 @@ def _gate_root(
     actions.seal_candidate(
         home.store,
         manifest=manifest,
-        provenance={"proposer": "constitutional-revision", "critic": spec.critic, "base": base, "root": spec.name},
+        provenance={
+            "proposer": "constitutional-revision",
+            "critic": _critic_name(spec),
+            "base": base,
+            "root": spec.name,
+        },
         policy=policy.digest,
         parent=base,
         actor=actor,
@@ -194,7 +199,7 @@ def train_root(home: Home, steps: RecordedSteps, package: Path, spec: RootSpec, 
     prompts = choose(load_prompts(package / spec.prompts), spec.mixture)
     base_input = Input(kind="checkpoint", path=sealed_directory(home.path, spec.base_digest), digest=spec.base_digest)
     answers = _base_answers(home, steps, prompts, spec, base_input)
-    rows = build_rows(prompts, answers, _critic(spec, constitution))
+    rows = build_rows(prompts, answers, _critic(spec, constitution, package))
     rows_input = home.keep_file(b"".join(canonical_bytes(row.model_dump(mode="json")) + b"\n" for row in rows))
     step_dir, _ = steps.run(
         "root: train",
@@ -210,8 +215,21 @@ def train_root(home: Home, steps: RecordedSteps, package: Path, spec: RootSpec, 
     return Trained(manifest, step_dir / ADAPTER_DIR, rows_input.path, rows_input.digest)
 
 
-def _critic(spec: RootSpec, constitution) -> Critic:
-    return TemplateCritic(constitution)
+def _critic_name(spec: RootSpec) -> str:
+    return "templates/principle-keyed" if isinstance(spec.critic, str) else f"endpoint/{spec.critic.model}"
+
+
+def _critic(spec: RootSpec, constitution: Constitution, package: Path) -> Critic:
+    if isinstance(spec.critic, str):
+        return TemplateCritic(constitution)
+    key_file = spec.critic.api_key_file
+    return EndpointCritic(
+        constitution,
+        base_url=spec.critic.base_url,
+        model=spec.critic.model,
+        api_key=(package / key_file).read_text().strip() if key_file else "",
+        timeout_s=spec.critic.timeout_s,
+    )
 
 
 def _base_answers(

@@ -29,6 +29,15 @@ class Tolerance(Frozen):
     max_refusal_difference: float = Field(ge=0, le=1)
 
 
+class EndpointSpec(Frozen):
+    """An OpenAI-compatible endpoint that critiques in place of the templates; the key lies in a file of its own."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    model: str = Field(min_length=1)
+    api_key_file: str | None = None
+    timeout_s: float = Field(gt=0, default=60.0)
+
+
 class RootSpec(Frozen):
     """What root.yaml says. ``base`` is a pinned name or a path; ``digest`` is null until it was trained."""
 
@@ -41,7 +50,7 @@ class RootSpec(Frozen):
     rows_digest: Digest | None
     constitution: str
     prompts: str
-    critic: Literal["templates"] = "templates"
+    critic: Literal["templates"] | EndpointSpec = "templates"
     mixture: Mixture = Mixture()
     max_answer_tokens: int = Field(gt=0, default=40)
     recipe: Recipe

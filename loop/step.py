@@ -124,8 +124,7 @@ def execute(spec: StepSpec, out_dir: Path, progress: Progress) -> StepManifest:
     finished = read_step(out_dir, spec.key)
     if finished is not None:
         return finished
-    if out_dir.exists():
-        shutil.rmtree(out_dir)  # written by something that died before its manifest: not believed
+    _remove_unfinished(out_dir)
     _check_inputs(spec)
     started_s, started_at = time.perf_counter(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
@@ -151,6 +150,12 @@ def execute(spec: StepSpec, out_dir: Path, progress: Progress) -> StepManifest:
                 environment=_environment(),
             )
             (partial / STEP_MANIFEST).write_bytes(canonical_bytes(manifest.model_dump(mode="json")))
+    except FileExistsError:
+        # Another process finished the same step meanwhile: one that outlived its killed parent.
+        finished = read_step(out_dir, spec.key)
+        if finished is None:
+            raise
+        return finished
     except OSError as error:
         raise StepError(
             "step.not-written",
@@ -159,6 +164,14 @@ def execute(spec: StepSpec, out_dir: Path, progress: Progress) -> StepManifest:
             fix="free disk space, then run again: finished steps are not repeated",
         ) from error
     return manifest
+
+
+def _remove_unfinished(out_dir: Path) -> None:
+    """Remove what something that died before its manifest left behind: it is not believed."""
+    if out_dir.exists():
+        shutil.rmtree(out_dir)
+    for leftover in out_dir.parent.glob(f".{out_dir.name}.*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _check_inputs(spec: StepSpec) -> None:

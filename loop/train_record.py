@@ -14,15 +14,11 @@ ADAPTER_DIR, TRAIN_FILE = "adapter", "train.json"
 
 
 class Recipe(Frozen):
-    """How to train: LoRA on every linear layer; the learning rate falls linearly to zero.
-
-    Rates are for bfloat16 adapters, whose small updates round away: they are higher than is
-    usual for float32 ones.
-    """
+    """How to train: LoRA on every linear layer; the learning rate falls linearly to zero."""
 
     lora_rank: int = Field(gt=0, default=16)
     lora_alpha: int = Field(gt=0, default=32)
-    learning_rate: float = Field(gt=0, default=1e-3)
+    learning_rate: float = Field(gt=0, default=3e-4)
     warmup_share: float = Field(ge=0, lt=1, default=0.06)
     n_epochs: float = Field(gt=0, default=2.0)
     batch_size: int = Field(gt=0, default=16)

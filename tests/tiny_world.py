@@ -57,9 +57,9 @@ gates:
 approvals: {required: 0, unattended: I accept promotion without a person}
 """
 
-ROOT_POLICY = POLICY.replace("  - {id: contamination, kind: contamination, suites: [families, language]}\n", "").replace(
-    "  - {id: budget, kind: budget, max_cycles_without_person: 9, max_cost_s: 9999}\n", ""
-)
+ROOT_POLICY = POLICY.replace(
+    "  - {id: contamination, kind: contamination, suites: [families, language]}\n", ""
+).replace("  - {id: budget, kind: budget, max_cycles_without_person: 9, max_cost_s: 9999}\n", "")
 
 ROOT = """\
 schema: stairlock/root/v1

@@ -71,8 +71,8 @@ def promote(
         ActionRefused: ``actions.halted``, ``actions.recalled``, ``actions.cleaned-up``,
             ``actions.not-sealed``, ``actions.no-look``, ``actions.not-decided``,
             ``actions.other-policy``, ``actions.no-champion``, ``actions.champion-changed``,
-            ``actions.other-comparison``, ``actions.rejected``, ``actions.decision-used``, ``actions.evidence-changed``,
-            ``actions.not-approved``, ``actions.not-passed``.
+            ``actions.other-comparison``, ``actions.rejected``, ``actions.decision-used``,
+            ``actions.evidence-changed``, ``actions.not-approved``, ``actions.not-passed``.
         CheckpointError: the files are not those that were sealed.
         EvidenceError: the evidence is not what was recorded.
     """

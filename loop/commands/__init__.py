@@ -1,1 +1,4 @@
-"""The commands of ``stairlock``, one module per group. What loads torch is imported inside the commands that need it."""
+"""The commands of ``stairlock``, one module per group.
+
+What loads torch is imported inside the commands that need it.
+"""

@@ -42,7 +42,9 @@ def promote(
 
 
 def rollback(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A past champion, or the beginning of its digest.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A past champion, or the beginning of its digest.")
+    ],
     reason: ReasonOption,
     home: HomeOption = None,
     as_json: JsonOption = False,

@@ -145,9 +145,7 @@ def _directory(home: Home, given: str) -> Path:
     return sealed_directory(home.path, digest)
 
 
-def _write_junit(
-    junit: Path, home: Home, digest: str, champion_digest: str, result: GateResult, wall_s: float
-) -> None:
+def _write_junit(junit: Path, home: Home, digest: str, champion_digest: str, result: GateResult, wall_s: float) -> None:
     from loop.junit import gate_report
 
     decision = result.decision.body

@@ -33,7 +33,9 @@ def log(
     dropped, reordered or made up; that the end was cut off shows only against a head kept elsewhere.
     """
     if kind is not None and kind not in BODIES:
-        raise typer.BadParameter(f"no entry is of kind {kind!r}; the kinds are {', '.join(BODIES)}", param_hint="--kind")
+        raise typer.BadParameter(
+            f"no entry is of kind {kind!r}; the kinds are {', '.join(BODIES)}", param_hint="--kind"
+        )
     opened = open_home(home)
     head = opened.store.verify() if verify else None
     with opened.store.read() as history:

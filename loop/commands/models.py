@@ -17,7 +17,9 @@ app = typer.Typer(help="Get models into the home, and list them.", no_args_is_he
 
 @app.command("add")
 def add(
-    model: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A pinned name, or a local checkpoint's directory.")],
+    model: Annotated[
+        str, typer.Argument(metavar="NAME_OR_PATH", help="A pinned name, or a local checkpoint's directory.")
+    ],
     adapter: Annotated[
         Path | None, typer.Option("--adapter", metavar="DIR", help="A PEFT LoRA adapter to merge into it first.")
     ] = None,
@@ -56,7 +58,8 @@ def list_models(home: HomeOption = None, as_json: JsonOption = False) -> None:
         say(f"  {name:<28} {f'{short(known)}, sealed here' if known and is_here else ''}".rstrip())
     say(f"sealed in {printable(str(home or DEFAULT_HOME))}{'' if checkpoints else ': none'}")
     for checkpoint in checkpoints:
-        say(f"  {short(checkpoint['digest'])}  {_size_text(checkpoint['size_bytes']):>8}  {printable(checkpoint['directory'])}")
+        size, directory = _size_text(checkpoint["size_bytes"]), printable(checkpoint["directory"])
+        say(f"  {short(checkpoint['digest'])}  {size:>8}  {directory}")
 
 
 def _sealed(home: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -39,36 +40,29 @@ def explain(file: PolicyArgument, as_json: JsonOption = False) -> None:
 
 @app.command("check")
 def check(file: PolicyArgument, as_json: JsonOption = False) -> None:
-    """Resolve a policy with its suites, print its digest, and warn of gates that would seldom pass.
+    """Resolve a policy with its suites, print its digest, and say what it takes to pass each gate.
 
-    A gate that cannot pass is refused, with its line.
+    A gate that cannot pass, or that reads what its suite does not measure, is refused with its line.
     """
-    from loop.policy_check import GOOD_POWER, check_policy, joint_power_at_least
+    from loop.policy_check import check_policy
 
     resolved = resolve_policy(file)
-    powers = check_policy(resolved)
-    joint = joint_power_at_least(powers)
+    gates = check_policy(resolved)
     warnings = [
-        f"line {gate.line}: {gate.gate_id} passes with a probability of only {gate.power:.2f} if {gate.assuming}"
-        for gate in powers
-        if gate.power is not None and gate.is_weak
+        f"line {gate.line}: {gate.gate_id} would often hold a good candidate: it passes only if {gate.passes_if}"
+        for gate in gates
+        if gate.is_narrow
     ]
     if as_json:
-        gates = [
-            {"id": g.gate_id, "line": g.line, "n_items": g.n_items, "power": g.power, "assuming": g.assuming}
-            for g in powers
-        ]
-        digests = {"policy": resolved.policy.name, "digest": resolved.digest, "suites": resolved.suite_digests}
-        say_json({**digests, "gates": gates, "joint_power_at_least": joint, "warnings": warnings})
+        named = {"policy": resolved.policy.name, "digest": resolved.digest, "suites": resolved.suite_digests}
+        say_json({**named, "gates": [asdict(gate) for gate in gates], "warnings": warnings})
         return
     say_field("policy", resolved.policy.name)
     say_field("digest", resolved.digest)
     for name, digest in resolved.suite_digests.items():
         say(f"  {printable(name):<16} {digest}")
-    say(f"power at each of the {resolved.policy.looks.planned} planned looks")
-    for gate in powers:
-        shown = "  –  " if gate.power is None else f"{gate.power:.3f}"
-        say(f"  {printable(gate.gate_id):<24} {shown}  n {gate.n_items:<5} if {gate.assuming}")
-    say(f"  {'all of these together':<24} {joint:.3f}  or more")
+    say(f"eval gates pass four times out of five, at each of {resolved.policy.looks.planned} planned looks, if")
+    for gate in gates:
+        say(f"  {printable(gate.gate_id):<22} n {gate.n_items:<5} {gate.passes_if}")
     for warning in warnings:
-        say(f"warning: {printable(warning)} (below {GOOD_POWER})")
+        say(f"warning: {printable(warning)}")

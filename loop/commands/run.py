@@ -65,7 +65,7 @@ def run(
     if report.unattended:
         _say_sandbox(report)
     say_field("champion", f"{report.champion_after} {_champion_note(report)}")
-    say_field("took", f"{duration_text(report.wall_s)}, of which {_share(report)} in the models")
+    say_field("took", _took(report))
     say_field("report", _near(path))
     say("\nnext:")
     for command in _next_commands(report, home):
@@ -105,8 +105,11 @@ def _champion_note(report: RunReport) -> str:
     return f"(before: {short(report.champion_before)})"
 
 
-def _share(report: RunReport) -> str:
-    return f"{min(1.0, report.model_s / report.wall_s):.0%}" if report.wall_s > 0 else "–"
+def _took(report: RunReport) -> str:
+    took = duration_text(report.wall_s)
+    if not 0 < report.model_s <= report.wall_s:
+        return f"{took} (most steps were finished before)" if report.model_s else took
+    return f"{took}, {report.model_s / report.wall_s:.0%} of it in the models"
 
 
 def _near(path: Path) -> str:

@@ -105,7 +105,9 @@ def _say_look(store: Store, history: History, look: Logged[SeedDrawn], home: Pat
     body = look.body
     planned = bound_policy(history, body.policy).looks.planned
     say()
-    say_field("look", f"{body.look} of {planned} planned under {body.policy_name}, entry {look.seq}, {_time(look.time)}")
+    say_field(
+        "look", f"{body.look} of {planned} planned under {body.policy_name}, entry {look.seq}, {_time(look.time)}"
+    )
     say_field("against", body.compared_with or "no champion")
     say_field("evidence", history.evidence_digest(look.seq) or "none yet")
     verdicts = [actions.read_verdict(recorded) for recorded in history.verdicts(look.seq)]

@@ -15,7 +15,17 @@ from guards.errors import SignatureRefused
 from guards.roles import load_roles
 from guards.signing import load_private_key, new_key, public_key_of
 from guards.signing import sign as sign_statement
-from loop.commands.options import DEFAULT_HOME, HomeOption, JsonOption, ReasonOption, actor_name, open_home, say, say_field, say_json
+from loop.commands.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    ReasonOption,
+    actor_name,
+    open_home,
+    say,
+    say_field,
+    say_json,
+)
 from loop.invoked_as import command_line
 from loop.terminal_text import printable, short
 
@@ -53,7 +63,9 @@ def sign(
         assert look is not None  # sign_off refuses a candidate without one
         approvals = actions.approval_status(history, look, home_roles(store), store.now())
     if as_json:
-        say_json({"entry": recorded.as_json(), "approvals_complete": approvals.is_complete, "summary": approvals.summary})
+        say_json(
+            {"entry": recorded.as_json(), "approvals_complete": approvals.is_complete, "summary": approvals.summary}
+        )
         return
     say(f"entry {recorded.seq}: {printable(signer)} says {decision} to")
     say_field("candidate", statement.candidate)

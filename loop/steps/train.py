@@ -5,7 +5,7 @@ Inputs: ``parent`` (checkpoint), ``rows`` (file of :class:`loop.rows.Row`). Outp
 digests, losses, token counts). Merging and sealing come after (:mod:`loop.sealing`).
 
 Two settings make this several times faster on a CPU than the trainer's own: adapters in the
-model's bfloat16, and logits for answer tokens alone (the vocabulary's projection of every prompt
+model's bfloat16 (:mod:`loop.master_weights` keeps their optimizer in float32), and logits for answer tokens alone (the vocabulary's projection of every prompt
 token, in float32, would otherwise take most of a step).
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from guards.canonical import canonical_bytes
 from guards.errors import StepError
 from guards.evidence import Cost
 from loop.checkpoint_io import load_model
+from loop.master_weights import MasterWeightsAdamW
 from loop.rows import Row, read_rows
 from loop.step import Progress, StepSpec
 from loop.train_record import ADAPTER_DIR, TRAIN_FILE, Recipe, TrainRecord
@@ -112,7 +114,7 @@ def build_trainer(model, tokenizer, examples: list[dict], recipe: Recipe, work_d
     """An SFTTrainer over rows that are tokenised already."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from transformers import TrainerCallback, set_seed
+    from transformers import TrainerCallback, get_linear_schedule_with_warmup, set_seed
     from trl import SFTConfig, SFTTrainer
 
     class AnswerTokensTrainer(SFTTrainer):
@@ -146,15 +148,16 @@ def build_trainer(model, tokenizer, examples: list[dict], recipe: Recipe, work_d
         ),
         autocast_adapter_dtype=False,
     )
-    n_steps = max(1, int(recipe.n_epochs * len(examples) / recipe.batch_size))
+    n_steps = math.ceil(recipe.n_epochs * math.ceil(len(examples) / recipe.batch_size))
+    optimizer = MasterWeightsAdamW((p for p in adapted.parameters() if p.requires_grad), lr=recipe.learning_rate)
+    n_warmup = int(recipe.warmup_share * n_steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, n_warmup, n_steps)
     trainer = AnswerTokensTrainer(
         model=adapted,
         args=SFTConfig(
             output_dir=str(work_dir),
             per_device_train_batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=int(recipe.warmup_share * n_steps),
             num_train_epochs=recipe.n_epochs,
             train_sampling_strategy="group_by_length",
             max_length=recipe.max_tokens,
@@ -176,6 +179,7 @@ def build_trainer(model, tokenizer, examples: list[dict], recipe: Recipe, work_d
         data_collator=RecordingCollator(tokenizer.pad_token_id or 0),
         processing_class=tokenizer,
         callbacks=[ReportProgress()],
+        optimizers=(optimizer, schedule),
     )
     from transformers import PrinterCallback
 

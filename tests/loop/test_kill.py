@@ -1,0 +1,88 @@
+"""Kill -9 at random moments of a run, and resume: the same champion, no entry lost and none doubled.
+
+``make test`` kills twice; ``make soak`` twenty times (STAIRLOCK's own processes and the step's, in
+turn: sometimes only the parent dies, and its step lives on).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from guards.store import Store
+from tests.tiny_world import build_tiny_world
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def start(config: Path, home: Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.run_driver", str(config), str(home)],
+            cwd=REPOSITORY,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+
+
+def finish(config: Path, home: Path, log: Path) -> float:
+    """Run to the end; returns the seconds that it took."""
+    began_s = time.monotonic()
+    process = start(config, home, log)
+    assert process.wait(timeout=550) == 0, log.read_text()[-3000:]
+    return time.monotonic() - began_s
+
+
+def what_the_log_says(home: Path) -> tuple[str | None, Counter[str]]:
+    store = Store.open(home)
+    store.verify()
+    with store.read() as history:
+        return history.champion(), Counter(entry.kind for entry in history.entries())
+
+
+def killed_often(config: Path, home: Path, log: Path, n_kills: int, seed: int, longest_s: float) -> int:
+    """Kill the run ``n_kills`` times at random moments, then let it end; returns how many kills met it alive."""
+    chance = random.Random(seed)
+    n_met = 0
+    for number in range(n_kills):
+        process = start(config, home, log)
+        try:
+            process.wait(timeout=chance.uniform(0.3, longest_s))
+        except subprocess.TimeoutExpired:
+            n_met += 1
+            if number % 4 == 3:  # only the parent: its step outlives it for a while
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finish(config, home, log)
+    return n_met
+
+
+def compare(tmp_path: Path, tiny_checkpoint: Path, n_kills: int, longest_s: float) -> int:
+    config = build_tiny_world(tmp_path / "world", tiny_checkpoint)
+    finish(config, tmp_path / "whole", tmp_path / "whole.log")
+    n_met = killed_often(config, tmp_path / "killed", tmp_path / "killed.log", n_kills, seed=5, longest_s=longest_s)
+    champion, counted = what_the_log_says(tmp_path / "whole")
+    assert what_the_log_says(tmp_path / "killed") == (champion, counted)
+    leftovers = [path for path in (tmp_path / "killed" / "steps").glob("*") if path.is_dir()]
+    assert all((path / "step.json").is_file() for path in leftovers if not path.name.startswith("."))
+    return n_met
+
+
+def test_two_kills(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    assert compare(tmp_path, tiny_checkpoint, n_kills=2, longest_s=12.0) == 2
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    assert compare(tmp_path, tiny_checkpoint, n_kills=20, longest_s=14.0) >= 15
