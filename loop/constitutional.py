@@ -124,4 +124,11 @@ def _revised(prompt: ConstitutionalPrompt, answer: Generation, critic: Critic) -
     _critique, revision = critic.revise(
         principle_id=prompt.principle, prompt=prompt.prompt, answer=answer.text, key=prompt.id
     )
-    return Row(row_id=prompt.id, source="refusal", prompt=prompt.prompt, answer=revision)
+    is_kept = revision == answer.text
+    return Row(
+        row_id=prompt.id,
+        source="refusal",
+        prompt=prompt.prompt,
+        answer=revision.strip(),
+        finished=answer.finished if is_kept else True,
+    )

@@ -243,8 +243,10 @@ def _base_answers(
             kind="generate",
             inputs={"model": base, "prompts": prompts_input},
             params={
-                "decoding": Decoding(max_new_tokens=spec.max_answer_tokens).model_dump(mode="json"),
-                "seed": 0,
+                "decoding": Decoding(
+                    max_new_tokens=spec.max_answer_tokens, temperature=spec.answer_temperature
+                ).model_dump(mode="json"),
+                "seed": spec.recipe.seed,
             },
         ),
     )

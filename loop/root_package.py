@@ -52,7 +52,9 @@ class RootSpec(Frozen):
     prompts: str
     critic: Literal["templates"] | EndpointSpec = "templates"
     mixture: Mixture = Mixture()
-    max_answer_tokens: int = Field(gt=0, default=40)
+    max_answer_tokens: int = Field(gt=0, default=16)
+    answer_temperature: float = Field(ge=0, default=1.0)
+    """1 trains on the base's own distribution; greedy answers would sharpen it, and cost language quality."""
     recipe: Recipe
     tolerance: Tolerance
 

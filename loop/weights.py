@@ -27,7 +27,7 @@ def compare_updates(*, base: Path, first: Path, second: Path) -> UpdateCompariso
         safe_open(first / "model.safetensors", framework="pt") as at_first,
         safe_open(second / "model.safetensors", framework="pt") as at_second,
     ):
-        for name in at_base.keys():
+        for name in at_base.keys():  # noqa: SIM118 (not a dict)
             origin = at_base.get_tensor(name).to(torch.float64)
             update_first = at_first.get_tensor(name).to(torch.float64) - origin
             update_second = at_second.get_tensor(name).to(torch.float64) - origin

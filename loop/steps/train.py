@@ -159,7 +159,8 @@ def build_trainer(model, tokenizer, examples: list[dict], recipe: Recipe, work_d
             per_device_train_batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
             num_train_epochs=recipe.n_epochs,
-            train_sampling_strategy="group_by_length",
+            # Not grouped by length: refusals are short, so batches would hold one kind of row only.
+            train_sampling_strategy="random",
             max_length=recipe.max_tokens,
             packing=False,
             use_cpu=on_cpu,

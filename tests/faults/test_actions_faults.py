@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -231,6 +232,17 @@ def test_evidence_edited_after_it_was_signed(world: World, name: str):
     assert unchanged(world, lambda: world.promote("one")) == "evidence.digest-mismatch"
 
 
+def test_evidence_replaced_by_another_good_run(sandbox: World):
+    candidate = sandbox.seal("one")
+    draw = sandbox.draw(candidate)
+    better = sandbox.run_directory(draw, "candidate", candidate, n_right=10)
+    recorded = sandbox.run_directory(draw, "candidate", candidate, n_right=9)
+    sandbox.gate(candidate)
+    shutil.rmtree(recorded)
+    better.rename(recorded)
+    assert unchanged(sandbox, lambda: sandbox.promote("one")) == "actions.evidence-changed"
+
+
 def test_approvals_are_void_when_the_evidence_changed(world: World):
     candidate = ready(world, "one")
     envelopes = [world.envelope(candidate, name) for name in ("ana", "bo")]
@@ -272,6 +284,22 @@ def test_weights_changed_after_the_seal(world: World):
     weights = world.directories["one"] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
     assert unchanged(world, lambda: world.promote("one")) == "manifest.digest-mismatch"
+
+
+def test_a_past_champion_whose_files_changed_does_not_come_back(sandbox: World):
+    sandbox.promoted("one")
+    (sandbox.directories["root"] / "generation_config.json").write_text("{}")
+
+    def rollback() -> object:
+        return actions.rollback(
+            sandbox.store,
+            to=sandbox.checkpoint("root"),
+            checkpoint_dir=sandbox.directories["root"],
+            reason="it lied",
+            actor="ana",
+        )
+
+    assert unchanged(sandbox, rollback) == "manifest.digest-mismatch"
 
 
 def test_another_checkpoint_in_its_place(world: World):

@@ -176,6 +176,20 @@ def test_what_did_not_pass_is_no_root(tmp_path: Path, change: Callable[[World], 
     assert world.champion() is None
 
 
+def test_no_root_is_set_while_halted(tmp_path: Path):
+    world = make_world(tmp_path)
+    actions.record_policy(world.store, policy=world.policy, actor="runner")
+    actions.halt(world.store, reason="why", actor="ana")
+    assert rule_of(lambda: set_root(world, "root")) == "actions.halted"
+
+
+def test_a_recalled_candidate_becomes_no_root(tmp_path: Path):
+    world = make_world(tmp_path)
+    actions.record_policy(world.store, policy=world.policy, actor="runner")
+    actions.recall(world.store, checkpoint=world.seal("root"), reason="why", actor="ana")
+    assert rule_of(lambda: set_root(world, "root")) == "actions.recalled"
+
+
 # Sealing and drawing
 
 
@@ -203,6 +217,33 @@ def test_a_policy_binds_only_what_is_sealed_after_it(world: World):
     world.seal("one", policy=looser.digest, reseal=True)
     assert world.draw(candidate, policy=looser.digest).look == 1
     assert rule_of(lambda: world.draw(candidate)) == "actions.other-policy"
+
+
+def test_a_look_under_another_policy_than_the_seal_leads_nowhere(sandbox: World):
+    candidate = sandbox.seal("one")
+    draw = sandbox.draw(candidate)
+    first = sandbox.run_directory(draw, "candidate", candidate)
+    second = sandbox.run_directory(draw, "champion", sandbox.checkpoint("root"))
+    waiting = sandbox.seal("waiting")
+    sandbox.gate(waiting)
+    sandbox.record_evidence(draw, "candidate", first)
+    edited = other_policy(sandbox, approvals=UNATTENDED_APPROVALS)
+
+    def reseal(name: str) -> None:
+        sandbox.seal(name, policy=edited.digest, reseal=True)
+
+    reseal("one")
+    reseal("waiting")
+    passed = sandbox.verdicts("pass")
+    stopped: list[Callable[[], object]] = [
+        lambda: sandbox.record_evidence(draw, "champion", second),
+        lambda: actions.record_verdicts(sandbox.store, candidate=candidate, verdicts=passed, actor="runner"),
+        lambda: actions.record_decision(sandbox.store, candidate=candidate, actor="runner"),
+        lambda: sandbox.promote("waiting"),
+        lambda: sandbox.sign(waiting, "ana", "reject"),
+    ]
+    for action in stopped:
+        assert rule_of(action) == "actions.other-policy"
 
 
 def test_items_are_drawn_only_after_the_seal(world: World):
@@ -684,6 +725,13 @@ def test_a_recalled_candidate_is_not_promoted(sandbox: World):
     actions.recall(sandbox.store, checkpoint=candidate, reason="it lied", actor="ana")
     assert rule_of(lambda: sandbox.promote("one")) == "actions.recalled"
     assert rule_of(lambda: sandbox.sign(candidate, "ana")) == "actions.recalled"
+    undecided = sandbox.seal("two")
+    sandbox.record_all_evidence(sandbox.draw(undecided))
+    passed = sandbox.verdicts("pass")
+    actions.record_verdicts(sandbox.store, candidate=undecided, verdicts=passed, actor="runner")
+    actions.recall(sandbox.store, checkpoint=undecided, reason="it lied", actor="ana")
+    decide = rule_of(lambda: actions.record_decision(sandbox.store, candidate=undecided, actor="runner"))
+    assert decide == "actions.recalled"
 
 
 def test_a_recalled_champion_halts_everything_until_it_is_replaced(sandbox: World):
@@ -721,8 +769,12 @@ def test_a_halt_stops_everything_but_what_one_needs_then(sandbox: World):
     open_look = sandbox.seal("open")
     draw = sandbox.draw(open_look)
     directory = sandbox.run_directory(draw, "candidate", open_look)
-    judged = sandbox.seal("judged")
+    judged, answered, all_but_decided = (sandbox.seal(name) for name in ("judged", "answered", "all but decided"))
     sandbox.gate(judged)
+    passed = sandbox.verdicts("pass")
+    for candidate in (answered, all_but_decided):
+        sandbox.record_all_evidence(sandbox.draw(candidate))
+    actions.record_verdicts(sandbox.store, candidate=all_but_decided, verdicts=passed, actor="runner")
     attempt = actions.start_step(sandbox.store, spec=DIGEST, step="train", actor="runner")
     halt = actions.halt(sandbox.store, reason="something smells", actor="ana")
     assert actions.halt(sandbox.store, reason="something smells", actor="ana") == halt
@@ -731,6 +783,8 @@ def test_a_halt_stops_everything_but_what_one_needs_then(sandbox: World):
         lambda: sandbox.draw(open_look),
         lambda: sandbox.draw(judged),
         lambda: sandbox.record_evidence(draw, "candidate", directory),
+        lambda: actions.record_verdicts(sandbox.store, candidate=answered, verdicts=passed, actor="runner"),
+        lambda: actions.record_decision(sandbox.store, candidate=all_but_decided, actor="runner"),
         lambda: sandbox.promote("judged"),
         lambda: actions.start_run(sandbox.store, run="r", config=DIGEST, plan={}, actor="runner"),
         lambda: actions.start_step(sandbox.store, spec=DIGEST, step="train", actor="runner"),

@@ -107,8 +107,8 @@ def test_a_figure_places_bound_and_requirement_in_order(tmp_path: Path):
     assert label == "observed -0.300, bound -0.420, required -0.100"
     assert len([t for t, _ in page.elements if t == "svg"]) == len(home.verdicts)
     circle = next(a for t, a in page.elements if t == "circle")
-    required = [a for t, a in page.elements if t == "line" and a.get("stroke-width") == "4"][0]
-    bound = [a for t, a in page.elements if t == "line" and a.get("y1") == "5"][0]
+    required = next(a for t, a in page.elements if t == "line" and a.get("stroke-width") == "4")
+    bound = next(a for t, a in page.elements if t == "line" and a.get("y1") == "5")
     assert float(bound["x1"] or 0) < float(circle["cx"] or 0) < float(required["x1"] or 0) < 160
 
 
