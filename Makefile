@@ -26,9 +26,9 @@ help:
 demo: model
 	@$(BIN)/stairlock run loop/configs/demo.yaml --resume
 
-# In a home of its own: a home's root never changes.
+# In a home of its own: nothing that is shipped is touched.
 root: install
-	@$(BIN)/stairlock run loop/configs/demo.yaml --resume --retrain-root --home .stairlock/retrained-root
+	@$(BIN)/stairlock root policies/roots/smollm2-135m --home .stairlock/retrained-root
 
 test: install-dev model
 	@$(PYTEST) -m "not slow" --session-timeout=$(TEST_LIMIT_S)

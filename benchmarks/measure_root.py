@@ -31,7 +31,7 @@ N_NEW_TOKENS = 24
 
 
 def prompt_sets(data: Path) -> dict[str, list[str]]:
-    """Prompts by set. XSTest is split by its own labels; self_instruct gives the first 200 instructions without input."""
+    """Prompts by set. XSTest is split by its labels; self_instruct gives its first 200 instructions without input."""
     xstest = _rows(data / "xstest" / "xstest_prompts.csv")
     own = {
         name: draw_items(load_suite(SUITES / f"{name}.yaml"), bytes(32))

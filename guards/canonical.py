@@ -73,7 +73,9 @@ def parse_json_strict(data: bytes, *, source: str) -> Any:
         return result
 
     def no_constant(name: str) -> Any:
-        raise EvidenceError("json.not-finite", f"{source}: {name} is not a number that counts", expected="a finite number")
+        raise EvidenceError(
+            "json.not-finite", f"{source}: {name} is not a number that counts", expected="a finite number"
+        )
 
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=no_constant)

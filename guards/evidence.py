@@ -192,7 +192,10 @@ def _check_file(path: Path, expected: str) -> None:
     got = sha256_file(path) if path.is_file() else "no such file"
     if got != expected:
         raise EvidenceError(
-            "evidence.digest-mismatch", f"{path} is not the file that its manifest describes", got=got, expected=expected
+            "evidence.digest-mismatch",
+            f"{path} is not the file that its manifest describes",
+            got=got,
+            expected=expected,
         )
 
 

@@ -5,8 +5,8 @@ Inputs: ``parent`` (checkpoint), ``rows`` (file of :class:`loop.rows.Row`). Outp
 digests, losses, token counts). Merging and sealing come after (:mod:`loop.sealing`).
 
 Two settings make this several times faster on a CPU than the trainer's own: adapters in the
-model's bfloat16 (:mod:`loop.master_weights` keeps their optimizer in float32), and logits for answer tokens alone (the vocabulary's projection of every prompt
-token, in float32, would otherwise take most of a step).
+model's bfloat16 (:mod:`loop.master_weights` keeps their optimizer in float32), and logits for answer
+tokens alone (the vocabulary's projection of every prompt token would otherwise take most of a step).
 """
 
 from __future__ import annotations
