@@ -7,6 +7,7 @@ digest was sealed, against the base.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,10 +210,22 @@ def train_root(home: Home, steps: RecordedSteps, package: Path, spec: RootSpec, 
             params={"recipe": spec.recipe.model_dump(mode="json")},
         ),
     )
+    adapter_dir = _with_alpha(step_dir / ADAPTER_DIR, home.path / "work" / "root-adapter", spec.merge_alpha)
     manifest = merge_and_seal(
-        home.path, parent=spec.base_digest, adapter_dir=step_dir / ADAPTER_DIR, report=stage("root: merge and seal")
+        home.path, parent=spec.base_digest, adapter_dir=adapter_dir, report=stage("root: merge and seal")
     )
-    return Trained(manifest, step_dir / ADAPTER_DIR, rows_input.path, rows_input.digest)
+    return Trained(manifest, adapter_dir, rows_input.path, rows_input.digest)
+
+
+def _with_alpha(adapter_dir: Path, out_dir: Path, alpha: int) -> Path:
+    """A copy of an adapter that says another alpha, so that PEFT and the merge here scale it alike."""
+    shutil.rmtree(out_dir, ignore_errors=True)
+    shutil.copytree(adapter_dir, out_dir)
+    path = out_dir / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["lora_alpha"] = alpha
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return out_dir
 
 
 def _critic_name(spec: RootSpec) -> str:

@@ -26,7 +26,6 @@ class Tolerance(Frozen):
     """How far a copy trained again may lie from the shipped root, on another machine."""
 
     min_update_cosine: float = Field(gt=0, le=1)
-    max_refusal_difference: float = Field(ge=0, le=1)
 
 
 class EndpointSpec(Frozen):
@@ -56,6 +55,9 @@ class RootSpec(Frozen):
     answer_temperature: float = Field(ge=0, default=1.0)
     """1 trains on the base's own distribution; greedy answers would sharpen it, and cost language quality."""
     recipe: Recipe
+    merge_alpha: int = Field(gt=0)
+    """The alpha that the adapter is merged with. Below the recipe's it scales the whole update down, which
+    trades refusal for not over-refusing (weight interpolation: Wortsman et al., arXiv 2109.01903)."""
     tolerance: Tolerance
 
 

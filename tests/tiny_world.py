@@ -72,7 +72,8 @@ constitution: ../constitution.yaml
 prompts: ../prompts
 max_answer_tokens: 4
 recipe: {lora_rank: 2, lora_alpha: 4, n_epochs: 1.0, batch_size: 4}
-tolerance: {min_update_cosine: 0.9, max_refusal_difference: 0.1}
+merge_alpha: 3
+tolerance: {min_update_cosine: 0.9}
 """
 
 RUN = """\

@@ -18,7 +18,7 @@ def refuse_if_halted(history: History) -> None:
             "actions.halted",
             f"everything is halted since entry {halts[0].seq} ({halts[0].actor}: {halts[0].body.reason})",
             got=f"{len(halts)} pending halt(s)",
-            fix="find out why, then lift the halt with a reason: stairlock halt --lift --reason TEXT",
+            fix="find out why, then lift the halt with a reason: stairlock lift --reason TEXT",
         )
 
 
