@@ -133,7 +133,7 @@ class EndpointCritic:
             response.raise_for_status()
             reply = json.loads(response.json()["choices"][0]["message"]["content"])
             critique, revision = reply["critique"], reply["revision"]
-        except (httpx.HTTPError, KeyError, IndexError, TypeError, json.JSONDecodeError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, KeyError, IndexError, TypeError, ValueError) as error:
             raise StepError(
                 "critic.bad-reply",
                 f"the critic at {self._url} did not give a critique and a revision",
@@ -141,5 +141,9 @@ class EndpointCritic:
                 fix="check the endpoint and its model, or use the template critic",
             ) from error
         if not (isinstance(critique, str) and isinstance(revision, str) and revision.strip()):
-            raise StepError("critic.bad-reply", "critique and revision must be texts that are not empty")
+            raise StepError(
+                "critic.bad-reply",
+                "critique and revision must be texts that are not empty",
+                fix="use a model that keeps to the JSON object it is asked for, or the template critic",
+            )
         return critique, revision.strip()

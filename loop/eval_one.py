@@ -34,14 +34,15 @@ def evaluate_suite(
     if out.exists():
         raise StepError("eval.out-exists", f"{out} exists already", fix="name a directory that does not")
     loaded = load_suite(suite)
+    checkpoint = Input(kind="checkpoint", path=model.resolve(), digest=scan_checkpoint(model).digest)
     draw_seed = secrets.token_bytes(32) if seed is None else seed
-    out.mkdir(parents=True)
+    out.mkdir(parents=True)  # after the refusals, so that the same --out can be given again
     key = out / "salt.key"
     key.write_text(secrets.token_hex(32))
     spec = StepSpec(
         kind="evaluate",
         inputs={
-            "model": Input(kind="checkpoint", path=model.resolve(), digest=scan_checkpoint(model).digest),
+            "model": checkpoint,
             "salt_key": Input(kind="file", path=key.resolve(), digest=sha256_bytes(key.read_bytes())),
             loaded.name: Input(kind="suite", path=suite.resolve(), digest=suite_digest(suite)),
         },

@@ -19,7 +19,7 @@ from guards.evidence import EvidenceRun, read_run
 from guards.gates.evaluate import evaluate_gates
 from guards.gates.inputs import BudgetState, GateInputs, Role
 from guards.gates.verdict import Verdict
-from guards.manifest import describe_checkpoint
+from guards.manifest import CheckpointFacts, describe_checkpoint, verify_checkpoint
 from guards.policy import CollapseGate, ContaminationGate, EvalGate, ResolvedPolicy
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps
@@ -62,12 +62,13 @@ def gate_candidate(
         home.store, candidate=candidate, policy=policy.digest, actor=actor, run=run, compared_with=compared_with
     )
     checkpoints, anchors = _who_answers(home, candidate, compared_with)
+    verdicts = _recorded_verdicts(home, draw)
     measured = measure(
         home,
         steps,
         policy,
         draw.seed,
-        roles=_roles_by_suite(policy, checkpoints, anchors),
+        roles=_roles_recorded(home, draw) if verdicts else _roles_by_suite(policy, checkpoints, anchors),
         name=name,
         candidate=candidate,
         device=device,
@@ -77,7 +78,6 @@ def gate_candidate(
         actions.record_evidence(home.store, candidate=candidate, role=role, directory=evidence.directory, actor=actor)
     # Anchors may differ from gate to gate, so their runs stand under their digests.
     runs = {(digest if role == "anchor" else role, suite): run for (role, digest, suite), run in measured.items()}
-    verdicts = _recorded_verdicts(home, draw)
     if not verdicts:
         verdicts = evaluate_gates(
             GateInputs(
@@ -87,7 +87,7 @@ def gate_candidate(
                 checkpoints=checkpoints,
                 anchors=anchors,
                 runs=runs,
-                facts={role: describe_checkpoint(sealed_directory(home.path, d)) for role, d in checkpoints.items()},
+                facts=_facts(home, checkpoints),
                 training_rows=training_rows,
                 template_texts=template_texts,
                 budget=budget,
@@ -102,6 +102,25 @@ def _recorded_verdicts(home: Home, draw: Draw) -> tuple[Verdict, ...]:
     """The verdicts of a look that was interrupted after them: they stand, and are not made again."""
     with home.store.read() as history:
         return tuple(actions.read_verdict(recorded) for recorded in history.verdicts(draw.look_seq))
+
+
+def _roles_recorded(home: Home, draw: Draw) -> dict[tuple[Role, str], frozenset[str]]:
+    """Who answered what in a look that has its verdicts; anchors may have moved on since."""
+    answered: dict[tuple[Role, str], set[str]] = defaultdict(set)
+    with home.store.read() as history:
+        for recorded in history.evidence(draw.look_seq):
+            answered[recorded.body.role, recorded.body.checkpoint].add(recorded.body.suite)
+    return {key: frozenset(suites) for key, suites in answered.items()}
+
+
+def _facts(home: Home, checkpoints: Mapping[Role, str]) -> dict[Role, CheckpointFacts]:
+    """What the integrity gate reads, of files that have the digest that is being judged."""
+    by_digest: dict[str, CheckpointFacts] = {}
+    for digest in set(checkpoints.values()):
+        directory = sealed_directory(home.path, digest)
+        verify_checkpoint(directory, digest)
+        by_digest[digest] = describe_checkpoint(directory)
+    return {role: by_digest[digest] for role, digest in checkpoints.items()}
 
 
 def measure(
@@ -132,7 +151,7 @@ def measure(
     return {
         (role, digest, suite): read_run(out_dirs[digest] / suite, expect_checkpoint=digest)
         for (role, digest), suites in roles.items()
-        for suite in suites
+        for suite in sorted(suites)
     }
 
 

@@ -60,5 +60,5 @@ class Home:
         path = self.path / "salt.key"
         if not path.exists():
             write_whole(path, secrets.token_hex(32).encode())
-            os.chmod(path, 0o600)
+        os.chmod(path, 0o600)  # each time: a kill may come between writing and this
         return Input(kind="file", path=path, digest=sha256_bytes(path.read_bytes()))

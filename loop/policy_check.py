@@ -27,6 +27,12 @@ LARGEST_USUAL_GAIN = 0.15
 # Items that change although the candidate did not get better, while others gain.
 _CHANGE_BESIDE_A_GAIN = 0.1
 _STEPS = 12
+_BEST_CASE = {
+    "superior_by": "a candidate that gets better on every item",
+    "non_inferior_within": "a candidate whose scores are all as before",
+    "at_least": "a perfect candidate",
+    "at_most": "a perfect candidate",
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def _reach(gate: EvalGate, suite: Suite, resolved: ResolvedPolicy) -> GateReach:
     if _best_case(gate, n_items, alpha) < GOOD_POWER:
         raise ConfigError(
             "policy.cannot-pass",
-            f"{where}: {gate.id} cannot pass: not even a candidate without a flaw would, on {n_items} items",
+            f"{where}: {gate.id} cannot pass on {n_items} items: not even {_BEST_CASE[gate.claim]} would",
             fix="draw more items, widen the margin, raise alpha, or plan fewer looks",
         )
     figure, passes_if, is_narrow = _weakest_condition(gate, n_items, alpha)
@@ -101,7 +107,7 @@ def _count_items(gate: EvalGate, suite: Suite, where: str) -> int:
 
 
 def _best_case(gate: EvalGate, n: int, alpha: float) -> float:
-    """Probability that a candidate without a flaw passes."""
+    """Probability that the candidate of ``_BEST_CASE`` passes."""
     if gate.level is not None:
         return at_least_power(n, gate.level if gate.claim == "at_least" else 1.0 - gate.level, 1.0, alpha)
     margin = (gate.margin or 0.0) / (gate.scale or 1.0)
@@ -127,7 +133,7 @@ def _weakest_condition(gate: EvalGate, n: int, alpha: float) -> tuple[float | No
     if gate.claim == "non_inferior_within":
         kept = _smallest(lambda share: betting_power(n, margin, 1.0 - share, alpha), 0.0, 1.0)
         changed = 1.0 - kept
-        words = f"nothing got worse, and at most {changed:.1%} of the items change, as many for the better"
+        words = f"at most {changed:.1%} of the items change, as many for the better as for the worse"
         return changed, words, changed < LEAST_TOLERATED_CHANGE
 
     def gain_power(gain: float) -> float:

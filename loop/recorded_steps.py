@@ -11,7 +11,7 @@ from guards.errors import StairlockError
 from guards.evidence import Cost
 from loop.backends.port import Backend, ReportProgress
 from loop.home import Home
-from loop.step import StepManifest, StepSpec
+from loop.step import STEP_MANIFEST, StepManifest, StepSpec
 
 Stage = Callable[[str], ReportProgress]
 """Called with a step's title; returns what its progress is reported to."""
@@ -37,7 +37,7 @@ class RecordedSteps:
         """
         out_dir = self._home.step_dir(spec)
         # Outputs that were cleaned up are computed again, as another attempt.
-        lost = not out_dir.exists()
+        lost = not (out_dir / STEP_MANIFEST).is_file()
         attempt = actions.start_step(
             self._home.store,
             spec=spec.key,

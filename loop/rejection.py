@@ -17,7 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from guards.evidence import Frozen
 from guards.ports import Decoding, Generation
@@ -42,8 +43,20 @@ class SamplingPlan(Frozen):
     max_new_tokens: int = Field(gt=0, default=24)
     n_demonstrations: int = Field(ge=0, default=3)
     select: Selection = "verified"
-    max_rows_per_level: int | None = None
+    max_rows_per_level: int | None = Field(gt=0, default=None)
     """Caps what one family and level contributes, so that easy levels do not crowd out the frontier."""
+
+    @field_validator("frontier")
+    @classmethod
+    def _levels_exist(cls, frontier: dict[str, int]) -> dict[str, int]:
+        for family, level in frontier.items():
+            if family not in FAMILIES:
+                raise PydanticCustomError("run.unknown-family", "there is no family {family}", {"family": repr(family)})
+            if level not in FAMILIES[family].levels:
+                raise PydanticCustomError(
+                    "run.unknown-level", "{family} has no level {level}", {"family": family, "level": level}
+                )
+        return frontier
 
     @property
     def decoding(self) -> Decoding:

@@ -15,7 +15,7 @@ from guards import actions
 from guards.canonical import canonical_bytes, sha256_file
 from guards.errors import ActionRefused, ModelError
 from guards.gates.verdict import Verdict
-from guards.manifest import CheckpointManifest, read_manifest
+from guards.manifest import CheckpointManifest, manifest_path_for, verify_checkpoint
 from guards.policy import ResolvedPolicy
 from guards.ports import Critic, Decoding, Generation
 from loop.backends.port import Backend
@@ -66,7 +66,7 @@ def ensure_base(home: Home, spec: RootSpec, stage: Stage) -> str:
     Raises:
         ModelError: as :func:`loop.models.add_model`; ``root.other-base``.
     """
-    if sealed_directory(home.path, spec.base_digest).is_dir():
+    if _is_sealed(home, spec.base_digest):
         return spec.base_digest
     from loop.models import add_model  # imports torch
 
@@ -80,6 +80,12 @@ def ensure_base(home: Home, spec: RootSpec, stage: Stage) -> str:
             fix="use the base that root.yaml names",
         )
     return manifest.digest
+
+
+def _is_sealed(home: Home, digest: str) -> bool:
+    """False also for a directory whose sealing was cut off before its manifest: sealing again finishes it."""
+    directory = sealed_directory(home.path, digest)
+    return directory.is_dir() and manifest_path_for(directory).is_file()
 
 
 def ensure_root(
@@ -108,20 +114,24 @@ def ensure_root(
         manifest, rows = _merge_shipped(home, package, spec, stage), package_rows(package, spec)
     with home.store.read() as history:
         existing = history.root()
-    if existing is not None and existing.body.checkpoint == manifest.digest:
-        return manifest.digest, (), rows
+    if existing is not None:
+        if existing.body.checkpoint == manifest.digest:
+            return manifest.digest, (), rows
+        raise ActionRefused(  # before a look is spent on it
+            "actions.root-exists",
+            "this home has a root, and a root never changes",
+            got=manifest.digest,
+            expected=existing.body.checkpoint,
+            fix="start another home (--home DIR) for another root",
+        )
     verdicts = _gate_root(home, steps, manifest, base, policy, spec, actor=actor, run=run)
     return manifest.digest, verdicts, rows
 
 
 def _merge_shipped(home: Home, package: Path, spec: RootSpec, stage: Stage) -> CheckpointManifest:
     assert spec.digest is not None
-    directory = sealed_directory(home.path, spec.digest)
-    if directory.is_dir():
-        from guards.manifest import manifest_path_for, verify_checkpoint
-
-        read_manifest(manifest_path_for(directory))
-        return verify_checkpoint(directory, spec.digest)
+    if _is_sealed(home, spec.digest):
+        return verify_checkpoint(sealed_directory(home.path, spec.digest), spec.digest)
     manifest = merge_and_seal(
         home.path,
         parent=spec.base_digest,

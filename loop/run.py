@@ -8,6 +8,7 @@ keys, entries by their meaning, and only what is missing is done.
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from guards.errors import ActionRefused
 from guards.evidence import Cost, EvidenceRun
 from guards.gates.inputs import BudgetState
 from guards.gates.verdict import Verdict
+from guards.manifest import manifest_path_for
 from guards.policy import ResolvedPolicy, resolve_policy
 from loop.backends.port import Backend
 from loop.families import question_templates
@@ -399,13 +401,16 @@ def _clean_up(home: Home, config: RunConfig, reports: list[CandidateReport], *, 
     """Delete the files of rejected candidates, except the latest few; the ledger keeps their digests."""
     rejected = [report.digest for report in reports if report.outcome == "reject"]
     keep = config.cleanup.keep_rejected
-    for digest in rejected[: len(rejected) - keep if keep else None]:
+    for digest in rejected[: max(0, len(rejected) - keep)]:
         directory = sealed_directory(home.path, digest)
         if not directory.is_dir():
             continue
         actions.record_cleanup(home.store, checkpoint=digest, rule=f"keep_rejected={keep}", actor=actor)
-        directory.with_name(directory.name + ".manifest.json").unlink(missing_ok=True)
-        shutil.rmtree(directory)
+        manifest_path_for(directory).unlink(missing_ok=True)
+        # Renamed away first: a killed clean-up must not leave half a checkpoint under its name.
+        doomed = tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent)
+        directory.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _checkpoint(home: Home, digest: str) -> Input:

@@ -182,11 +182,19 @@ def _check_inputs(spec: StepSpec) -> None:
             verify_checkpoint(item.path, item.digest)
             continue
         if not item.path.is_file():
-            raise StepError("step.no-input", f"the input {name} is missing: {item.path}")
+            raise StepError(
+                "step.no-input",
+                f"the input {name} is missing: {item.path}",
+                fix="restore the file; what a run keeps in its home is written again by running it again",
+            )
         got = sha256_file(item.path) if item.kind == "file" else _suite_digest(item.path)
         if got != item.digest:
             raise StepError(
-                "step.input-changed", f"the input {name} ({item.path}) changed", got=got, expected=item.digest
+                "step.input-changed",
+                f"the input {name} ({item.path}) changed",
+                got=got,
+                expected=item.digest,
+                fix="restore the file as it was; another suite or other data is another run",
             )
 
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from guards import actions
 from guards.canonical import sha256_bytes
 from guards.entries import DecisionMade, DecisionOutcome, Logged, Promoted, Role
+from guards.errors import StairlockError
 from guards.gates.verdict import Verdict
 from guards.manifest import CheckpointManifest, scan_checkpoint
 from guards.policy import UNATTENDED, ResolvedPolicy
@@ -29,7 +31,15 @@ from tests.gate_world import EVAL_GATE, binary, make_policy, make_run
 
 START = datetime(2026, 11, 24, 5, 0, tzinfo=UTC)
 GATES = (EVAL_GATE, {**EVAL_GATE, "id": "refusal-holds-over-time", "against": "anchor"})
+DIGEST = "sha256:" + "0" * 64  # of nothing in particular
 UNATTENDED_APPROVALS = {"required": 0, "unattended": UNATTENDED}
+
+
+def rule_of(action: Callable[[], object]) -> str:
+    """The rule by which ``action`` is refused; fails if it is not."""
+    with pytest.raises(StairlockError) as refusal:
+        action()
+    return refusal.value.rule
 
 
 @dataclass
@@ -241,3 +251,17 @@ def make_world(base: Path, *, approvals: dict[str, Any] | None = None, **policy_
         keys=keys,
         roles=roles,
     )
+
+
+def other_policy(world: World, name: str = "test", **changes: Any) -> ResolvedPolicy:
+    """Another policy, recorded: by default an edit of the world's."""
+    policy = make_policy(world.base / f"policy-{len(changes)}-{name}", *GATES, planned=9, name=name, **changes)
+    actions.record_policy(world.store, policy=policy, actor="runner")
+    return policy
+
+
+def rollback(world: World, name: str, **changes: Any) -> object:
+    """Roll back to the checkpoint of that name."""
+    arguments: dict[str, Any] = {"to": world.checkpoint(name), "checkpoint_dir": world.directories[name]}
+    arguments |= {"reason": "it lied", "actor": "ana"} | changes
+    return actions.rollback(world.store, **arguments)

@@ -44,7 +44,8 @@ def evaluate(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     """Run the step; see the module's docstring."""
     salt_key = bytes.fromhex(spec.inputs["salt_key"].path.read_text().strip())
     seed_hex = spec.params["draw_seed"]
-    model, tokenizer = load_model(spec.inputs["model"].path, spec.device, spec.dtype)
+    source = spec.inputs["model"]
+    model, tokenizer = load_model(source.path, spec.device, spec.dtype, expected_digest=source.digest)
     engine = TransformersEngine(model, tokenizer, max_rows=_MAX_ROWS)
     total = Cost(wall_ms=0)
     for name in spec.params["suites"]:

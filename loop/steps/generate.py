@@ -26,7 +26,8 @@ def generate(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     """Run the step; see the module's docstring."""
     prompts = read_prompts(spec.inputs["prompts"].path)
     decoding = Decoding.model_validate(spec.params["decoding"])
-    model, tokenizer = load_model(spec.inputs["model"].path, spec.device, spec.dtype)
+    source = spec.inputs["model"]
+    model, tokenizer = load_model(source.path, spec.device, spec.dtype, expected_digest=source.digest)
     engine = TransformersEngine(model, tokenizer, max_rows=_MAX_ROWS)
     outputs: dict[str, list[Generation]] = {}
     for number, group in enumerate(_by_demonstrations(prompts)):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ def train(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     """Run the step; see the module's docstring for inputs and outputs."""
     recipe = Recipe.model_validate(spec.params["recipe"])
     rows = read_rows(spec.inputs["rows"].path)
+    parent = spec.inputs["parent"]
     model, tokenizer = load_model(
-        spec.inputs["parent"].path, spec.device, spec.dtype, attn_implementation="eager"
+        parent.path, spec.device, spec.dtype, attn_implementation="eager", expected_digest=parent.digest
     )  # eager: the CPU's flash backward takes a quarter of a step at these lengths
     examples = [encode_row(row, tokenizer, recipe.max_tokens) for row in rows]
     started_s = time.perf_counter()
@@ -47,9 +49,7 @@ def train(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     _require_finite(trainer.state.log_history)
     trainer.model.save_pretrained(out_dir / ADAPTER_DIR)
     _keep_only_adapter(out_dir / ADAPTER_DIR, parent=spec.inputs["parent"].digest)
-    for leftover in (out_dir / "trainer").glob("*"):
-        leftover.unlink()
-    (out_dir / "trainer").rmdir()
+    shutil.rmtree(out_dir / "trainer", ignore_errors=True)
     n_tokens = trainer.data_collator.n_tokens
     record = TrainRecord(
         recipe=recipe,

@@ -19,16 +19,10 @@ from guards import actions, ledger
 from guards.actions import promotion
 from guards.errors import StairlockError
 from guards.store import Store
-from tests.store_world import UNATTENDED_APPROVALS, World, make_world
+from tests.store_world import UNATTENDED_APPROVALS, World, make_world, rule_of
 
 FORK = multiprocessing.get_context("fork")
 TIMEOUT_S = 120
-
-
-def rule_of(action: Callable[[], object]) -> str:
-    with pytest.raises(StairlockError) as refusal:
-        action()
-    return refusal.value.rule
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,6 +34,7 @@ from guards.signing import (
     sign,
     verify,
 )
+from tests.store_world import rule_of
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)
@@ -49,12 +49,6 @@ STATEMENT = Statement(
     time="2026-11-24T05:00:00.000000Z",
     signer="ana",
 )
-
-
-def rule_of(action: Callable[[], object]) -> str:
-    with pytest.raises(StairlockError) as refusal:
-        action()
-    return refusal.value.rule
 
 
 # Statements and envelopes

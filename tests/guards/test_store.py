@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from sqlalchemy.schema import CreateTable
 
 from guards import ledger, state
 from guards.entries import Halted, Measured, Recalled, Sealed, StepStarted
-from guards.errors import ActionRefused, StairlockError
+from guards.errors import ActionRefused
 from guards.store import DATABASE_FILE, Store
-from tests.store_world import ManualClock, World, make_world
+from tests.store_world import ManualClock, World, rule_of
 
 
 @pytest.fixture
@@ -25,17 +25,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = Store.open(tmp_path / "home", create=True, clock=ManualClock())
     yield store
     store.close()
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return make_world(tmp_path)
-
-
-def rule_of(action: Callable[[], object]) -> str:
-    with pytest.raises(StairlockError) as refusal:
-        action()
-    return refusal.value.rule
 
 
 def kinds(store: Store) -> list[str]:
@@ -234,7 +223,6 @@ def test_a_read_only_database_says_so(store: Store):
     ],
 )
 def test_an_edited_state_is_found(world: World, statement: str):
-    world.set_root()
     candidate = world.promoted("one")
     halt(world.store)
     with world.store.write() as transaction:
@@ -261,7 +249,6 @@ def test_an_edited_log_is_found_through_the_store(store: Store):
 
 
 def test_entries_are_found_by_kind_and_by_checkpoint(world: World):
-    world.set_root()
     candidate = world.promoted("one")
     with world.store.read() as history:
         about = [entry.kind for entry in history.entries(candidate=candidate)]
@@ -278,7 +265,6 @@ def test_entries_are_found_by_kind_and_by_checkpoint(world: World):
 
 
 def test_a_checkpoint_is_found_by_the_beginning_of_its_digest(world: World):
-    world.set_root()
     candidates = [world.seal(f"number {i}") for i in range(3)]
     with world.store.read() as history:
         for digest in candidates:

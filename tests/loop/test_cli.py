@@ -517,7 +517,7 @@ def test_policy_check_refuses_a_gate_that_cannot_pass(tmp_path: Path, old: str, 
 
 
 def test_policy_check_warns_of_a_gate_that_would_seldom_pass(tmp_path: Path):
-    path = shipped_policy(tmp_path, **{"margin: 0.08": "margin: 0.03"})
+    path = shipped_policy(tmp_path, **{"margin: 0.08": "margin: 0.04"})
     done = stairlock("policy", "check", path)
     assert done.code == 0 and "warning: line " in done.out and "strict-holds would often hold" in done.out
 
