@@ -113,7 +113,7 @@ def _show_refusal(error: StairlockError, *, as_json: bool) -> None:
 def _indented(text: str) -> str:
     """Text of several lines, none of which can pass for a line of ours."""
     first, *more = printable_lines(text)
-    return "\n".join([first, *more])
+    return "\n".join([first, *(f"    {line.strip()}" for line in more)])
 
 
 def _system_refusal(error: OSError) -> StairlockError | None:

@@ -52,6 +52,7 @@ class TransformersEngine:
     """Implements :class:`guards.ports.Engine` over a causal LM that is already loaded."""
 
     def __init__(self, model: torch.nn.Module, tokenizer, *, max_rows: int = _MAX_ROWS) -> None:
+        refuse_scaled_logits(model)
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._max_rows = max_rows
@@ -259,6 +260,25 @@ class TransformersEngine:
             targets = input_ids[slot, first : len(ids)]
             results[index] = float(-torch.nn.functional.cross_entropy(logits, targets))
         self.counters.tokens_in += int(mask.sum().item())
+
+
+def refuse_scaled_logits(model: torch.nn.Module) -> None:
+    """Refuse a model that changes its logits after the output embedding, which the scoring here applies alone.
+
+    Raises:
+        ModelError: ``engine.scaled-logits``.
+    """
+    config = getattr(model, "config", None)
+    for name in ("logit_scale", "logits_scaling", "final_logit_softcapping"):
+        value = getattr(config, name, None)
+        if value is not None and value != 1.0:
+            raise ModelError(
+                "engine.scaled-logits",
+                "the model scales or caps its logits, which this engine does not do",
+                got=f"{name} = {value}",
+                expected="plain logits",
+                fix="use an architecture without it, or add it to loop.engine and loop.steps.train",
+            )
 
 
 def _next_tokens(

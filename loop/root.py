@@ -26,7 +26,7 @@ from loop.gating import gate_candidate
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps, Stage
 from loop.root_package import ADAPTER, ROWS_FILE, RootSpec, load_root_spec, package_rows
-from loop.rows import Row
+from loop.rows import Row, as_training_rows
 from loop.sealed_checkpoints import sealed_directory
 from loop.sealing import merge_and_seal
 from loop.step import Input, StepSpec
@@ -124,7 +124,7 @@ def ensure_root(
             expected=existing.body.checkpoint,
             fix="start another home (--home DIR) for another root",
         )
-    verdicts = _gate_root(home, steps, manifest, base, policy, spec, actor=actor, run=run)
+    verdicts = _gate_root(home, steps, manifest, base, policy, spec, rows, actor=actor, run=run)
     return manifest.digest, verdicts, rows
 
 
@@ -156,6 +156,7 @@ def _gate_root(
     base: str,
     policy: ResolvedPolicy,
     spec: RootSpec,
+    rows: list[Row],
     *,
     actor: str,
     run: str | None,
@@ -185,6 +186,7 @@ def _gate_root(
         run=run,
         name="root",
         template_texts=question_templates(),
+        training_rows=as_training_rows(rows),
     )
     if result.decision.body.outcome != "promote":
         raise ActionRefused(

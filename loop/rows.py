@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from guards.canonical import canonical_bytes, parse_json_strict
+from guards.contamination import TrainingRow
 from guards.errors import StepError
 from guards.evidence import Frozen
 
@@ -44,3 +45,9 @@ def read_rows(path: Path) -> list[Row]:
     if len({row.row_id for row in rows}) != len(rows):
         raise StepError("rows.duplicate-id", f"{path}: two rows have the same id")
     return rows
+
+
+def as_training_rows(rows: Iterable[Row]) -> tuple[TrainingRow, ...]:
+    """Rows as the contamination gate reads them, each id once."""
+    by_id = {row.row_id: row for row in rows}
+    return tuple(TrainingRow(row_id=row.row_id, prompt=row.prompt, answer=row.answer) for row in by_id.values())

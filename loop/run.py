@@ -16,7 +16,6 @@ from pathlib import Path
 
 from guards import actions
 from guards.canonical import canonical_bytes, digest_of
-from guards.contamination import TrainingRow
 from guards.entries import Promoted, SignedOff
 from guards.errors import ActionRefused
 from guards.evidence import Cost, EvidenceRun
@@ -38,7 +37,7 @@ from loop.rejection import (
     with_demonstrations,
 )
 from loop.root import ensure_root
-from loop.rows import Row
+from loop.rows import Row, as_training_rows
 from loop.run_config import Proposal, RunConfig, load_run_config, seed_bytes, seed_int
 from loop.sealed_checkpoints import sealed_directory
 from loop.sealing import merge_and_seal
@@ -218,23 +217,24 @@ def _one_cycle(
         home, steps, stage, config, policy, proposal, name, root=root, champion=champion, rows=rows, actor=actor
     )
 
+    look_name = f"{config.name}/{name}"
     # suites: candidate, champion, root on the same items, drawn after the seal; gates; decision
     result = gate_candidate(
         home,
         steps,
         candidate=candidate,
-        compared_with=champion,
+        compared_with=_champion_to_gate_against(home, candidate, look_name),
         policy=policy,
         actor=actor,
-        run=f"{config.name}/{name}",
+        run=look_name,
         name=name,
         template_texts=question_templates(),
-        training_rows=tuple(TrainingRow(row_id=row.row_id, prompt=row.prompt, answer=row.answer) for row in rows),
+        training_rows=as_training_rows([*root_rows, *rows]),  # the root's rows are in these weights too
         budget=_budget(home, steps),
         device=config.device,
         dtype=config.dtype,
     )
-    promoted = _promote_if_decided(home, result, candidate, champion, actor=actor)
+    promoted = _promote_if_decided(home, result, candidate, actor=actor)
     return CandidateReport(
         name=name,
         digest=candidate,
@@ -350,16 +350,29 @@ def _train_and_seal(
     return sealed.digest
 
 
-def _promote_if_decided(home: Home, result: GateResult, candidate: str, champion: str, *, actor: str) -> bool:
+def _champion_to_gate_against(home: Home, candidate: str, look_name: str) -> str:
+    """The champion in use; where this run decided the candidate's look before, the one of that look."""
+    with home.store.read() as history:
+        look = history.latest_look(candidate)
+        if look is not None and look.body.run == look_name and history.decision(look.seq) is not None:
+            assert look.body.compared_with is not None  # a run always compares
+            return look.body.compared_with
+    return _champion(home)
+
+
+def _promote_if_decided(home: Home, result: GateResult, candidate: str, *, actor: str) -> bool:
+    """Promote what was decided so. If another champion came into use meanwhile, it stays unpromoted: gate it again."""
     if result.decision.body.outcome != "promote":
         return False
     with home.store.read() as history:
         if history.promotion(result.decision.seq) is not None:
             return True
+        if history.champion() != result.draw.compared_with:
+            return False
     actions.promote(
         home.store,
         candidate=candidate,
-        champion_expected=champion,
+        champion_expected=str(result.draw.compared_with),
         checkpoint_dir=sealed_directory(home.path, candidate),
         actor=actor,
     )

@@ -37,7 +37,7 @@ class LocalBackend:
         write_whole(spec_path, canonical_bytes(spec.model_dump(mode="json")))
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [self._python, "-m", "loop.step", str(spec_path), str(out_dir)],
+                [self._python, "-P", "-m", "loop.step", str(spec_path), str(out_dir)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -25,6 +25,7 @@ from guards.canonical import canonical_bytes
 from guards.errors import StepError
 from guards.evidence import Cost
 from loop.checkpoint_io import load_model
+from loop.engine import refuse_scaled_logits
 from loop.master_weights import MasterWeightsAdamW
 from loop.rows import Row, read_rows
 from loop.step import Progress, StepSpec
@@ -41,6 +42,7 @@ def train(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     model, tokenizer = load_model(
         parent.path, spec.device, spec.dtype, attn_implementation="eager", expected_digest=parent.digest
     )  # eager: the CPU's flash backward takes a quarter of a step at these lengths
+    refuse_scaled_logits(model)
     examples = [encode_row(row, tokenizer, recipe.max_tokens) for row in rows]
     started_s = time.perf_counter()
     trainer = build_trainer(model, tokenizer, examples, recipe, out_dir / "trainer", progress)

@@ -591,6 +591,21 @@ def test_a_gate_run_that_is_refused_leaves_no_older_result(tmp_path: Path, monke
     assert ElementTree.parse(tmp_path / "out.xml").getroot().get("errors") == "1"
 
 
+def test_a_gate_run_that_breaks_leaves_no_older_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "out.xml").write_text("<testsuite tests='1' failures='0' errors='0'/>")
+
+    def gate_checkpoints(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    replace_module(monkeypatch, "loop.gate_own", gate_checkpoints=gate_checkpoints)
+    with pytest.raises(RuntimeError):
+        stairlock(*GATE, "--junit", "out.xml")
+    assert not (tmp_path / "out.xml").exists()
+
+
 def test_a_junit_file_that_could_not_be_written_is_refused_before_the_gate_runs(fake_gate: Any):
     calls = fake_gate("pass")
     assert stairlock(*GATE, "--junit", "no/such/directory/out.xml").code == 2
@@ -700,7 +715,7 @@ def test_a_run_ends_with_table_reasons_report_and_next_commands(finished_run: Ju
         "✗ fail",
         "-0.420",
         "312 s",
-        "tokens: 45,120 trained",
+        "45,120 trained",
         "88,000 generated",
         "refusal-holds fails: refused minus",
         "SANDBOX: under the policy sandbox NO PERSON had to approve",
