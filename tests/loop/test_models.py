@@ -368,3 +368,15 @@ class TestSmolLM2:
 
         model, tokenizer = load_model(smollm2, "cpu", "bfloat16")
         assert save_checkpoint(model, tokenizer, tmp_path / "again") == scan_checkpoint(smollm2)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("23.2.1", "off"), ("24.0", "off"), ("24.1", "raw"), ("26.2", "raw")]
+)
+def test_progress_is_asked_for_only_where_pip_knows_it(
+    monkeypatch: pytest.MonkeyPatch, version: str, expected: str
+) -> None:
+    from loop import models
+
+    monkeypatch.setattr(models.metadata, "version", lambda _name: version)
+    assert models._progress_bar() == expected
