@@ -48,9 +48,11 @@ def verdict_table(candidates: Sequence[Judged]) -> Table:
     return table
 
 
-def figure_text(value: float | None) -> str:
-    """A figure as tables show it: signed, three decimals; a dash where there is none."""
-    return "–" if value is None else f"{value:+.3f}"
+def figure_text(value: float | None, kind: str = "eval") -> str:
+    """A figure as tables show it: scores signed, with three decimals; counts and ratios plain; a dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:+.3f}" if kind == "eval" else f"{value:,.3f}".rstrip("0").rstrip(".")
 
 
 def cost_texts(cost: Cost) -> tuple[str, str, str]:
@@ -78,8 +80,8 @@ def _gate_rows(verdicts: Iterable[Verdict]) -> Iterator[tuple[Text, ...]]:
         yield (
             Text(printable(verdict.gate_id)),
             Text(f"{MARKS[verdict.outcome]} {verdict.outcome}{waived}", style=_STYLES[verdict.outcome]),
-            Text(figure_text(verdict.observed)),
-            Text(figure_text(verdict.bound)),
-            Text(figure_text(verdict.margin)),
+            Text(figure_text(verdict.observed, verdict.kind)),
+            Text(figure_text(verdict.bound, verdict.kind)),
+            Text(figure_text(verdict.margin, verdict.kind)),
             Text(str(verdict.n) if verdict.n else "–"),
         )

@@ -77,7 +77,7 @@ def test_sealing_again_does_not_forget_who_trained_it(world: World):
 
 
 def test_an_approval_stops_counting_with_its_key_or_its_time(world: World):
-    candidate = world.seal("one")
+    candidate = world.seal("one", trainer="T.Trainer")
     world.gate(candidate)
     world.sign(candidate, "ana")
     world.sign(candidate, "bo")
@@ -93,6 +93,12 @@ def test_an_approval_stops_counting_with_its_key_or_its_time(world: World):
     world.roles = replace_person(everyone, "bo", person("bo", "governance", key=world.keys["bo"]))
     assert approvals(world, candidate).approvers == ("ana", "bo")
     assert not approvals(world, candidate).is_complete  # nobody keeps safety any more
+    exposed = person("bo", "safety", key=world.keys["bo"], accounts=("t.trainer",))  # Bo trained it, it turns out
+    tess = next(p for p in everyone.people if p.id == "tess")
+    world.roles = replace_person(
+        replace_person(everyone, "tess", tess.model_copy(update={"accounts": ()})), "bo", exposed
+    )
+    assert approvals(world, candidate).approvers == ("ana",)
     world.roles = everyone
     assert (
         rule_of(
@@ -132,6 +138,7 @@ def test_a_rejection_blocks_until_its_signer_changes_their_mind(world: World):
     world.sign(candidate, "cy", "reject")
     assert rule_of(lambda: world.promote("one")) == "actions.not-approved"
     assert approvals(world, candidate).rejecters == ("cy",)
+    assert approvals(world, candidate).summary == "rejected by cy"
     # What Cy signed before the rejection does not undo it, however late it comes.
     actions.sign_off(world.store, envelope=held_back, actor="eve", roles=world.roles)
     assert approvals(world, candidate).rejecters == ("cy",)

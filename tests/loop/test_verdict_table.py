@@ -46,6 +46,14 @@ def test_a_gate_without_figures_has_dashes_and_not_zeros():
     assert row.split()[-4:] == ["–", "–", "–", "–"]
 
 
+def test_counts_and_ratios_look_like_what_they_are():
+    budget = verdict("budget", "pass", kind="budget", observed=2.0, bound=None, margin=86400.0)
+    collapse = verdict("collapse", "pass", kind="collapse", observed=0.934, bound=None, margin=0.8)
+    rows = printed(judged(verdicts=(budget, collapse))).splitlines()
+    assert rows[1].split()[-4:] == ["2", "–", "86,400", "10"]
+    assert rows[2].split()[-4:] == ["0.934", "–", "0.8", "10"]
+
+
 def test_a_candidate_with_few_gates_is_still_described_whole():
     text = printed(judged(verdicts=(verdict("g", "pass"),), outcome="promote", is_champion=True))
     assert "now champion" in text and "88,000 generated" in text and "✓ pass" in text
