@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rfc8785
 
@@ -55,9 +56,9 @@ def contains_float(value: Any) -> bool:
     if isinstance(value, float):
         return True
     if isinstance(value, dict):
-        return any(contains_float(item) for item in value.values())
+        return any(contains_float(item) for item in cast(dict[str, Any], value).values())
     if isinstance(value, (list, tuple)):
-        return any(contains_float(item) for item in value)
+        return any(contains_float(item) for item in cast(Sequence[Any], value))
     return False
 
 

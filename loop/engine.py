@@ -15,6 +15,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import transformers
@@ -49,9 +50,12 @@ class _Row:
 
 
 class TransformersEngine:
-    """Implements :class:`guards.ports.Engine` over a causal LM that is already loaded."""
+    """Implements :class:`guards.ports.Engine` over a causal LM and tokenizer that are already loaded.
 
-    def __init__(self, model: torch.nn.Module, tokenizer, *, max_rows: int = _MAX_ROWS) -> None:
+    Both are ``Any``: transformers annotates them with unions that no call can satisfy.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, max_rows: int = _MAX_ROWS) -> None:
         refuse_scaled_logits(model)
         self._model = model.eval()
         self._tokenizer = tokenizer

@@ -27,6 +27,7 @@ from loop.rows import Row
 from loop.scorers.task import judge_task
 from loop.steps.prompts import Prompt, Sample, Turn
 
+RetainedSource = Literal["refusal", "look_alike", "ordinary"]
 Selection = Literal["verified", "formatted", "shortest-formatted"]
 
 RAISE_AT_PASS_1 = 0.85
@@ -182,7 +183,7 @@ def next_frontier(frontier: Mapping[str, int], outcomes: Sequence[LevelOutcome])
     return raised
 
 
-def retained_rows(rows: Sequence[Row], counts: Mapping[str, int], seed: bytes) -> list[Row]:
+def retained_rows(rows: Sequence[Row], counts: Mapping[RetainedSource, int], seed: bytes) -> list[Row]:
     """Safety and ordinary rows of the root's own training, so that a cycle does not forget them."""
     kept: list[Row] = []
     for source, n in sorted(counts.items()):

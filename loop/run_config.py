@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from guards.canonical import digest_of
 from guards.evidence import Frozen
 from guards.strict_yaml import load_yaml
-from loop.rejection import SamplingPlan
+from loop.rejection import RetainedSource, SamplingPlan
 from loop.train_record import Recipe
 
 
@@ -27,7 +28,7 @@ class Proposal(Frozen):
     cycles: int = Field(ge=1, default=1)
     sampling: SamplingPlan
     recipe: Recipe
-    retained: dict[Literal["refusal", "look_alike", "ordinary"], int] = Field(default_factory=dict)
+    retained: Mapping[RetainedSource, int] = Field(default_factory=dict)
     accumulate: bool = True
     note: str = ""
 

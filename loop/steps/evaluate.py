@@ -160,7 +160,7 @@ def _answers(
     engine: TransformersEngine, suite: Suite, items: Sequence[SuiteItem], seed: int, report
 ) -> list[_Measured]:
     assert suite.decoding is not None  # the suite's model demands it for scorers that read answers
-    outputs = engine.generate([item.messages for item in items], suite.decoding, seed=seed, report=report)
+    outputs = engine.generate([item.messages or () for item in items], suite.decoding, seed=seed, report=report)
     measured: list[_Measured] = []
     for item, (generation,) in zip(items, outputs, strict=True):
         try:
@@ -172,11 +172,10 @@ def _answers(
 
 
 def _likelihoods(engine: TransformersEngine, suite: Suite, items: Sequence[SuiteItem], report) -> list[_Measured]:
-    pairs = [(item.messages, option) for item in items for option in (item.options or (item.text,))]
-    logliks = iter(engine.loglik(pairs, report=report))
+    logliks = iter(engine.loglik([pair for item in items for pair in item.loglik_pairs], report=report))
     measured: list[_Measured] = []
     for item in items:
-        values = [next(logliks) for _ in (item.options or (item.text,))]
+        values = [next(logliks) for _ in item.loglik_pairs]
         try:
             outcome: Outcome = score_logliks(suite, item, values)
         except (StairlockError, ValueError) as error:  # a value that is not finite cannot become a score

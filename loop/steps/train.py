@@ -45,23 +45,30 @@ def train(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     refuse_scaled_logits(model)
     examples = [encode_row(row, tokenizer, recipe.max_tokens) for row in rows]
     started_s = time.perf_counter()
-    trainer = build_trainer(model, tokenizer, examples, recipe, out_dir / "trainer", progress)
+    collator = RecordingCollator(_pad_id(tokenizer))
+    trainer = build_trainer(model, tokenizer, examples, collator, recipe, out_dir / "trainer", progress)
     trainer.train()
     model_s = time.perf_counter() - started_s
     _require_finite(trainer.state.log_history)
-    trainer.model.save_pretrained(out_dir / ADAPTER_DIR)
+    adapted: Any = trainer.model
+    adapted.save_pretrained(out_dir / ADAPTER_DIR)
     _keep_only_adapter(out_dir / ADAPTER_DIR, parent=spec.inputs["parent"].digest)
     shutil.rmtree(out_dir / "trainer", ignore_errors=True)
-    n_tokens = trainer.data_collator.n_tokens
+    n_tokens = collator.n_tokens
     record = TrainRecord(
         recipe=recipe,
         n_rows=len(rows),
         n_tokens_trained=n_tokens,
-        batch_digests=tuple(trainer.data_collator.batch_digests),
+        batch_digests=tuple(collator.batch_digests),
         losses=tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry),
     )
     (out_dir / TRAIN_FILE).write_bytes(canonical_bytes(record.model_dump(mode="json")))
     return Cost(wall_ms=0, model_ms=int(1000 * model_s), tokens_trained=n_tokens)
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """Any id will do where there is none: padding is masked."""
+    return tokenizer.pad_token_id or 0
 
 
 def encode_row(row: Row, tokenizer, max_tokens: int) -> dict[str, list[int]]:
@@ -112,7 +119,15 @@ class RecordingCollator:
         return torch.tensor([list(row) + [fill] * (width - len(row)) for row in rows])
 
 
-def build_trainer(model, tokenizer, examples: list[dict], recipe: Recipe, work_dir: Path, progress: Progress):
+def build_trainer(
+    model,
+    tokenizer,
+    examples: list[dict],
+    collator: RecordingCollator,
+    recipe: Recipe,
+    work_dir: Path,
+    progress: Progress,
+):
     """An SFTTrainer over rows that are tokenised already."""
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
@@ -179,7 +194,7 @@ def build_trainer(model, tokenizer, examples: list[dict], recipe: Recipe, work_d
             dataset_kwargs={"skip_prepare_dataset": True},
         ),
         train_dataset=Dataset.from_list(examples),
-        data_collator=RecordingCollator(tokenizer.pad_token_id or 0),
+        data_collator=collator,
         processing_class=tokenizer,
         callbacks=[ReportProgress()],
         optimizers=(optimizer, schedule),
