@@ -80,5 +80,5 @@ def parse_json_strict(data: bytes, *, source: str) -> Any:
 
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=no_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also integers of too many digits, and nesting without end
         raise EvidenceError("json.malformed", f"{source}: not valid JSON ({error})") from error
