@@ -3,7 +3,7 @@
 ``python -m benchmarks.null_controls --model DIR --out FILE [--items 480]``
 
 Four nulls. *ulp*: the model against itself with one unit in the last place added to or taken from a
-random half of its weights. *seeds*: the model against itself, both sampling at temperature 0.7 with
+random two thirds of its weights. *seeds*: the model against itself, both sampling at temperature 0.7 with
 other seeds. *permuted*: those pairs with candidate and champion swapped at random, item by item.
 *margin*: simulated outcomes whose true difference is exactly the margin, items unequal.
 The first two are measured once on all items and then looked at in many random subsets of 240: the
@@ -38,7 +38,7 @@ N_REPEATS = 4000
 
 
 def add_one_ulp(model: torch.nn.Module, seed: int) -> None:
-    """Move a random half of the weights to a neighbouring bfloat16 number, up or down."""
+    """Move a random two thirds of the weights to a neighbouring bfloat16 number, up or down."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         bits = parameter.data.view(torch.int16)
