@@ -26,7 +26,7 @@ from loop.gating import gate_candidate
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps, Stage
 from loop.root_package import ADAPTER, ROWS_FILE, RootSpec, load_root_spec, package_rows
-from loop.rows import Row, as_training_rows
+from loop.rows import Row, as_training_rows, read_rows
 from loop.sealed_checkpoints import sealed_directory
 from loop.sealing import merge_and_seal
 from loop.step import Input, StepSpec
@@ -109,7 +109,7 @@ def ensure_root(
     base = ensure_base(home, spec, stage)
     if retrain or spec.digest is None:
         trained = train_root(home, steps, package, spec, stage)
-        manifest, rows = trained.manifest, package_rows_of(trained)
+        manifest, rows = trained.manifest, read_rows(trained.rows_file)
     else:
         manifest, rows = _merge_shipped(home, package, spec, stage), package_rows(package, spec)
     with home.store.read() as history:
@@ -276,13 +276,6 @@ def _base_answers(
         ),
     )
     return {sample.prompt_id: sample.outputs[0] for sample in read_samples(out_dir / SAMPLES_FILE)}
-
-
-def package_rows_of(trained: Trained) -> list[Row]:
-    """The rows of a root that was trained here."""
-    from loop.rows import read_rows
-
-    return read_rows(trained.rows_file)
 
 
 def make_root(package: Path, home: Home, *, backend: Backend, stage: Stage, actor: str) -> RootComparison:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from guards.canonical import canonical_bytes
@@ -60,11 +59,6 @@ class LocalBackend:
                 "step.no-manifest", f"the step {spec.kind} ended without its manifest", fix=f"see {log_path}"
             )
         return manifest
-
-
-def run_in_scratch(backend: LocalBackend, spec: StepSpec, report: ReportProgress, scratch: Path) -> StepManifest:
-    """Run a step anew, away from what was computed before: for reproducing it."""
-    return backend.run(spec, Path(tempfile.mkdtemp(dir=scratch)) / "step", report)
 
 
 def _report_line(line: str, report: ReportProgress) -> None:

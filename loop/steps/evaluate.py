@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from guards.canonical import canonical_bytes, sha256_bytes, sha256_file
@@ -187,9 +187,3 @@ def _likelihoods(engine: TransformersEngine, suite: Suite, items: Sequence[Suite
 def _counters(engine: TransformersEngine) -> tuple[int, int, int]:
     counters = engine.counters
     return int(1000 * counters.model_s), counters.tokens_in, counters.tokens_out
-
-
-def read_texts(run_dir: Path) -> dict[str, Mapping[str, str]]:
-    """Prompt and output by item id, from a run whose digests were checked."""
-    lines = (run_dir / TEXTS_FILE).read_bytes().splitlines()
-    return {entry["item_id"]: entry for entry in map(json.loads, lines)}

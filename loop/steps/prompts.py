@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from guards.canonical import canonical_bytes, parse_json_strict
+from guards.canonical import parse_json_strict
 from guards.errors import StepError
 from guards.evidence import Frozen
 from guards.ports import Generation
@@ -36,11 +35,6 @@ class Sample(Frozen):
 
     prompt_id: str
     outputs: tuple[Generation, ...]
-
-
-def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
-    """Write prompts as canonical JSON Lines."""
-    path.write_bytes(b"".join(canonical_bytes(prompt.model_dump(mode="json")) + b"\n" for prompt in prompts))
 
 
 def read_prompts(path: Path) -> list[Prompt]:
