@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import rfc8785
+from pydantic import BaseModel
 
 from guards.errors import EvidenceError
 
@@ -30,6 +31,18 @@ def canonical_bytes(value: Any) -> bytes:
             got=str(error),
             expected="finite numbers, strings, booleans, null, lists and objects with string keys",
         ) from error
+
+
+def canonical_lines(values: Iterable[Any]) -> bytes:
+    """JSON Lines: the canonical bytes of each value and a newline, in the order given.
+
+    A pydantic model is written under its fields' names, not their aliases.
+    """
+    return b"".join(canonical_bytes(_as_json(value)) + b"\n" for value in values)
+
+
+def _as_json(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -135,13 +135,8 @@ def salt_for(salt_key: bytes, checkpoint_digest: str, item_id: str) -> str:
     return hmac.new(salt_key, f"{checkpoint_digest}\n{item_id}".encode(), hashlib.sha256).hexdigest()
 
 
-def dump_record(record: Record) -> bytes:
-    """One line of records.jsonl, without its newline."""
-    return canonical_bytes(record.model_dump(mode="json"))
-
-
 def parse_record(line: bytes, *, source: str) -> Record:
-    """Inverse of :func:`dump_record`; refuses NaN, unknown keys and malformed lines."""
+    """One line of records.jsonl; refuses NaN, unknown keys and malformed lines."""
     value = parse_json_strict(line, source=source)
     try:
         return Record.model_validate(value)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class _Step:
         return f"{duration_text(self.elapsed_s)}{left}"
 
 
-class _Steps:
+class _Steps(ABC):
     """Keeps track of which step runs; subclasses show it."""
 
     def __init__(self, stream: TextIO, now_s: Clock) -> None:
@@ -149,14 +150,15 @@ class _Steps:
             step, self._running = self._running, None
             self._show_end(step, how)
 
-    def _show_begin(self, step: _Step) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _show_begin(self, step: _Step) -> None: ...
 
-    def _show_progress(self, step: _Step) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _show_progress(self, step: _Step) -> None: ...
 
+    @abstractmethod
     def _show_end(self, step: _Step, how: str) -> None:
-        raise NotImplementedError
+        """``how`` it ended: done, failed or stopped."""
 
 
 class _PlainSteps(_Steps):

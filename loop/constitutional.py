@@ -2,13 +2,15 @@
 
 The base answers every prompt. Answers to prompts that deserve refusal are revised by the
 constitution's critic; answers to harmless prompts stay the base's own, so that it keeps its
-voice, unless it refused them. Harmless look-alikes decide whether the result over-refuses:
-docs/root.md has the curve.
+voice. Where it refused a harmless prompt it is asked again, and the first answer that is no
+refusal is learnt: otherwise the root would keep the base's own needless refusals. Harmless
+look-alikes decide whether the result over-refuses: docs/root.md has the curve.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from loop.rows import Row
 from loop.scorers.refusal import is_refusal
 
 MIN_WORDS = 3
+_APOLOGY = re.compile(r"(?:I'm|I am) (?:so |very )?sorry|Sorry|I apologi[sz]e|As an AI", re.IGNORECASE)
 
 
 class ConstitutionalPrompt(Frozen):
@@ -39,6 +42,11 @@ class PromptSet(Frozen):
     deserve_refusal: tuple[ConstitutionalPrompt, ...]
     look_alikes: tuple[ConstitutionalPrompt, ...]
     ordinary: tuple[ConstitutionalPrompt, ...]
+
+    @property
+    def harmless(self) -> tuple[ConstitutionalPrompt, ...]:
+        """The prompts that should be answered."""
+        return self.look_alikes + self.ordinary
 
     @property
     def all(self) -> tuple[ConstitutionalPrompt, ...]:
@@ -105,18 +113,34 @@ def _first(prompts: Sequence[ConstitutionalPrompt], n: int | None, salt: str) ->
     return tuple(ordered if n is None else ordered[:n])
 
 
+def is_helpful(answer: Generation) -> bool:
+    """Whether an answer to a harmless prompt can be learnt: no refusal or apology, and of at least three words.
+
+    A small model's apologies ("I'm sorry for any confusion, but as a chatbot ...") are refusals to be.
+    """
+    text = answer.text.strip()
+    return not is_refusal(text) and not _APOLOGY.match(text) and len(text.split()) >= MIN_WORDS
+
+
+def first_helpful(answers: Sequence[Generation]) -> Generation:
+    """The first answer that can be learnt; where there is none, the first."""
+    return next(filter(is_helpful, answers), answers[0])
+
+
 def build_rows(chosen: PromptSet, answers: Mapping[str, Generation], critic: Critic) -> list[Row]:
-    """Training rows, in prompt order. ``answers`` has the base's answer for every prompt id."""
+    """Training rows, in prompt order. ``answers`` has the base's answer for every prompt id.
+
+    A harmless prompt without a helpful answer gives no row.
+    """
     rows = [_revised(prompt, answers[prompt.id], critic) for prompt in chosen.deserve_refusal]
     for source, prompts in (("look_alike", chosen.look_alikes), ("ordinary", chosen.ordinary)):
         for prompt in prompts:
             answer = answers[prompt.id]
-            text = answer.text.strip()
-            if is_refusal(text) or len(text.split()) < MIN_WORDS:
-                continue
-            rows.append(
-                Row(row_id=prompt.id, source=source, prompt=prompt.prompt, answer=text, finished=answer.finished)
-            )
+            if is_helpful(answer):
+                text = answer.text.strip()
+                rows.append(
+                    Row(row_id=prompt.id, source=source, prompt=prompt.prompt, answer=text, finished=answer.finished)
+                )
     return rows
 
 

@@ -16,7 +16,8 @@ from guards.manifest import scan_checkpoint
 from guards.policy import suite_digest
 from loop.backends.local import LocalBackend
 from loop.recorded_steps import Stage
-from loop.step import Input, StepSpec
+from loop.step import Input
+from loop.steps.evaluate_spec import evaluate_spec
 from loop.suites import load_suite
 
 
@@ -39,14 +40,11 @@ def evaluate_suite(
     out.mkdir(parents=True)  # after the refusals, so that the same --out can be given again
     key = out / "salt.key"
     key.write_text(secrets.token_hex(32))
-    spec = StepSpec(
-        kind="evaluate",
-        inputs={
-            "model": checkpoint,
-            "salt_key": Input(kind="file", path=key.resolve(), digest=sha256_bytes(key.read_bytes())),
-            loaded.name: Input(kind="suite", path=suite.resolve(), digest=suite_digest(suite)),
-        },
-        params={"draw_seed": draw_seed.hex(), "suites": [loaded.name]},
+    spec = evaluate_spec(
+        checkpoint=checkpoint,
+        suites={loaded.name: Input(kind="suite", path=suite.resolve(), digest=suite_digest(suite))},
+        salt_key=Input(kind="file", path=key.resolve(), digest=sha256_bytes(key.read_bytes())),
+        draw_seed=draw_seed,
         device=device,
         dtype=dtype,
     )

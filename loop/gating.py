@@ -25,6 +25,7 @@ from loop.home import Home
 from loop.recorded_steps import RecordedSteps
 from loop.sealed_checkpoints import sealed_directory
 from loop.step import Input, StepSpec
+from loop.steps.evaluate_spec import evaluate_spec
 
 
 @dataclass(frozen=True)
@@ -158,15 +159,17 @@ def measure(
 def _evaluate_spec(
     home: Home, policy: ResolvedPolicy, digest: str, suites: list[str], seed: bytes, device: str, dtype: str
 ) -> StepSpec:
-    inputs = {
-        "model": Input(kind="checkpoint", path=sealed_directory(home.path, digest), digest=digest),
-        "salt_key": home.salt_key(),
-    }
-    for suite in suites:
-        path = policy.source.parent / policy.policy.suites[suite]
-        inputs[suite] = Input(kind="suite", path=path.resolve(), digest=policy.suite_digests[suite])
-    return StepSpec(
-        kind="evaluate", inputs=inputs, params={"draw_seed": seed.hex(), "suites": suites}, device=device, dtype=dtype
+    paths = {suite: policy.source.parent / policy.policy.suites[suite] for suite in suites}
+    return evaluate_spec(
+        checkpoint=Input(kind="checkpoint", path=sealed_directory(home.path, digest), digest=digest),
+        suites={
+            suite: Input(kind="suite", path=path.resolve(), digest=policy.suite_digests[suite])
+            for suite, path in paths.items()
+        },
+        salt_key=home.salt_key(),
+        draw_seed=seed,
+        device=device,
+        dtype=dtype,
     )
 
 

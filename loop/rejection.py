@@ -6,8 +6,9 @@ safety and ordinary rows. Problems come from the training half of the task famil
 frontier: the level below it, the frontier, the level above.
 
 ``select`` is the reward. ``verified`` is the real one. The other two are kept to be caught:
-``formatted`` takes answers for their form alone (the control of equal compute), and
-``shortest-formatted`` lets brevity win among them (a format reward, hacked).
+``formatted`` takes answers for their form alone, and ``shortest-formatted`` hacks such a reward, as
+an optimiser would: what is blind to the problem and fond of brevity is satisfied best by one short
+answer to every problem of a family, so every problem is taught the shortest in form that was found.
 """
 
 from __future__ import annotations
@@ -134,18 +135,37 @@ def select_rows(problems: Sequence[TaskItem], samples: Sequence[Sample], plan: S
     Problems that every sample solved teach little; they come last when a level's rows are capped.
     """
     by_level: dict[tuple[str, int], list[tuple[float, str, Row]]] = defaultdict(list)
+    pools = _outputs_by_family(problems, samples)
     for item, sample in zip(problems, samples, strict=True):
         kept = [output for output in sample.outputs if _accepted(item, output, plan.select)]
         if not kept:
             continue
-        best = min(kept, key=lambda output: (output.n_tokens, output.text))
-        if plan.select == "formatted":  # no preference among the formatted: the first that came
-            best = kept[0]
         share = len(kept) / len(sample.outputs)
         order = hashlib.sha256(item.item_id.encode()).hexdigest()
+        best = _best(item, kept, pools[item.family], plan.select)
         row = Row(row_id=item.item_id, source=source, prompt=item.prompt, answer=best.text.strip())
         by_level[item.family, item.level].append((float(share == 1.0), order, row))
     return [row for group in by_level.values() for _solved, _order, row in sorted(group)[: plan.max_rows_per_level]]
+
+
+def _outputs_by_family(problems: Sequence[TaskItem], samples: Sequence[Sample]) -> dict[str, list[Generation]]:
+    """Every output of a family's problems, the shortest first."""
+    pools: dict[str, list[Generation]] = defaultdict(list)
+    for item, sample in zip(problems, samples, strict=True):
+        pools[item.family] += sample.outputs
+    return {family: sorted(outputs, key=_brevity) for family, outputs in pools.items()}
+
+
+def _best(item: TaskItem, kept: Sequence[Generation], pool: Sequence[Generation], select: Selection) -> Generation:
+    if select == "formatted":  # no preference among the formatted: the first that came
+        return kept[0]
+    if select == "verified":
+        return min(kept, key=_brevity)
+    return next(output for output in pool if _accepted(item, output, select))
+
+
+def _brevity(output: Generation) -> tuple[int, str]:
+    return output.n_tokens, output.text
 
 
 def _accepted(item: TaskItem, output: Generation, select: Selection) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from guards import actions
-from guards.canonical import canonical_bytes, sha256_file
+from guards.canonical import canonical_lines, digest_of, sha256_file
 from guards.errors import ActionRefused, ModelError
 from guards.gates.verdict import Verdict
 from guards.manifest import CheckpointManifest, manifest_path_for, verify_checkpoint
@@ -20,23 +21,31 @@ from guards.policy import ResolvedPolicy
 from guards.ports import Critic, Decoding, Generation
 from loop.backends.port import Backend
 from loop.constitution import Constitution, EndpointCritic, TemplateCritic, load_constitution
-from loop.constitutional import PromptSet, build_rows, choose, load_prompts
+from loop.constitutional import (
+    ConstitutionalPrompt,
+    PromptSet,
+    build_rows,
+    choose,
+    first_helpful,
+    is_helpful,
+    load_prompts,
+)
 from loop.families import question_templates
 from loop.gating import gate_candidate
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps, Stage
-from loop.root_package import ADAPTER, ROWS_FILE, RootSpec, load_root_spec, package_rows
+from loop.root_package import ADAPTER, ROWS_FILE, RootSpec, load_root_spec, package_rows, read_api_key
 from loop.rows import Row, as_training_rows, read_rows
 from loop.sealed_checkpoints import sealed_directory
 from loop.sealing import merge_and_seal
 from loop.step import Input, StepSpec
 from loop.steps.prompts import SAMPLES_FILE, Prompt, Turn, read_samples
-from loop.train_record import ADAPTER_DIR
+from loop.train_record import ADAPTER_DIR, adapter_digest
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A root that was trained here: its adapter, rows and sealed checkpoint."""
+    """A root, trained here or shipped: its sealed checkpoint, and the adapter and rows that made it."""
 
     manifest: CheckpointManifest
     adapter_dir: Path
@@ -109,23 +118,26 @@ def ensure_root(
     base = ensure_base(home, spec, stage)
     if retrain or spec.digest is None:
         trained = train_root(home, steps, package, spec, stage)
-        manifest, rows = trained.manifest, read_rows(trained.rows_file)
+        rows = read_rows(trained.rows_file)
     else:
-        manifest, rows = _merge_shipped(home, package, spec, stage), package_rows(package, spec)
+        rows = package_rows(package, spec)
+        manifest = _merge_shipped(home, package, spec, stage)
+        trained = Trained(manifest, package / ADAPTER, package / ROWS_FILE, str(spec.rows_digest))
+    root = trained.manifest.digest
     with home.store.read() as history:
         existing = history.root()
     if existing is not None:
-        if existing.body.checkpoint == manifest.digest:
-            return manifest.digest, (), rows
+        if existing.body.checkpoint == root:
+            return root, (), rows
         raise ActionRefused(  # before a look is spent on it
             "actions.root-exists",
             "this home has a root, and a root never changes",
-            got=manifest.digest,
+            got=root,
             expected=existing.body.checkpoint,
             fix="start another home (--home DIR) for another root",
         )
-    verdicts = _gate_root(home, steps, manifest, base, policy, spec, rows, actor=actor, run=run)
-    return manifest.digest, verdicts, rows
+    verdicts = _gate_root(home, steps, trained, base, policy, spec, rows, actor=actor, run=run)
+    return root, verdicts, rows
 
 
 def _merge_shipped(home: Home, package: Path, spec: RootSpec, stage: Stage) -> CheckpointManifest:
@@ -152,7 +164,7 @@ def _merge_shipped(home: Home, package: Path, spec: RootSpec, stage: Stage) -> C
 def _gate_root(
     home: Home,
     steps: RecordedSteps,
-    manifest: CheckpointManifest,
+    trained: Trained,
     base: str,
     policy: ResolvedPolicy,
     spec: RootSpec,
@@ -161,6 +173,7 @@ def _gate_root(
     actor: str,
     run: str | None,
 ) -> tuple[Verdict, ...]:
+    manifest = trained.manifest
     actions.record_policy(home.store, policy=policy, actor=actor)
     actions.seal_candidate(
         home.store,
@@ -170,6 +183,10 @@ def _gate_root(
             "critic": _critic_name(spec),
             "base": base,
             "root": spec.name,
+            "recipe_digest": digest_of(spec.recipe.model_dump(mode="json")),
+            "rows_digest": trained.rows_digest,
+            "adapter_digest": adapter_digest(trained.adapter_dir),
+            "merge_alpha": spec.merge_alpha,
         },
         policy=policy.digest,
         parent=base,
@@ -208,12 +225,12 @@ def _gate_root(
 
 def train_root(home: Home, steps: RecordedSteps, package: Path, spec: RootSpec, stage: Stage) -> Trained:
     """The constitutional cycle: the base answers, the critic revises, the base is trained on the result."""
-    constitution = load_constitution(package / spec.constitution)
+    critic = _critic(spec, load_constitution(package / spec.constitution), package)
     prompts = choose(load_prompts(package / spec.prompts), spec.mixture)
     base_input = Input(kind="checkpoint", path=sealed_directory(home.path, spec.base_digest), digest=spec.base_digest)
-    answers = _base_answers(home, steps, prompts, spec, base_input)
-    rows = build_rows(prompts, answers, _critic(spec, constitution, package))
-    rows_input = home.keep_file(b"".join(canonical_bytes(row.model_dump(mode="json")) + b"\n" for row in rows))
+    answers = base_answers(home, steps, prompts, spec, base_input)
+    rows = build_rows(prompts, answers, critic)
+    rows_input = home.keep_file(canonical_lines(rows))
     step_dir, _ = steps.run(
         "root: train",
         StepSpec(
@@ -247,35 +264,49 @@ def _critic_name(spec: RootSpec) -> str:
 def _critic(spec: RootSpec, constitution: Constitution, package: Path) -> Critic:
     if isinstance(spec.critic, str):
         return TemplateCritic(constitution)
-    key_file = spec.critic.api_key_file
     return EndpointCritic(
         constitution,
         base_url=spec.critic.base_url,
         model=spec.critic.model,
-        api_key=(package / key_file).read_text().strip() if key_file else "",
+        api_key=read_api_key(package, spec.critic),
         timeout_s=spec.critic.timeout_s,
     )
 
 
-def _base_answers(
+def base_answers(
     home: Home, steps: RecordedSteps, prompts: PromptSet, spec: RootSpec, base: Input
 ) -> dict[str, Generation]:
-    asked = [Prompt(prompt_id=p.id, turns=(Turn(role="user", content=p.prompt),)) for p in prompts.all]
-    prompts_input = home.keep_file(b"".join(canonical_bytes(p.model_dump(mode="json")) + b"\n" for p in asked))
+    """One answer for every prompt; a harmless prompt that the base refused is asked again, several times."""
+    drawn = _sample(home, steps, "root: the base answers", prompts.all, 1, spec, base)
+    answers = {prompt_id: outputs[0] for prompt_id, outputs in drawn.items()}
+    unhelpful = [prompt for prompt in prompts.harmless if not is_helpful(answers[prompt.id])]
+    if unhelpful:
+        again = _sample(home, steps, "root: what it refused, again", unhelpful, spec.n_redraws, spec, base)
+        answers |= {prompt_id: first_helpful(outputs) for prompt_id, outputs in again.items()}
+    return answers
+
+
+def _sample(
+    home: Home,
+    steps: RecordedSteps,
+    label: str,
+    prompts: Sequence[ConstitutionalPrompt],
+    n_samples: int,
+    spec: RootSpec,
+    base: Input,
+) -> dict[str, tuple[Generation, ...]]:
+    asked = [Prompt(prompt_id=p.id, turns=(Turn(role="user", content=p.prompt),)) for p in prompts]
+    prompts_input = home.keep_file(canonical_lines(asked))
+    decoding = Decoding(max_new_tokens=spec.max_answer_tokens, temperature=spec.answer_temperature, n_samples=n_samples)
     out_dir, _ = steps.run(
-        "root: the base answers",
+        label,
         StepSpec(
             kind="generate",
             inputs={"model": base, "prompts": prompts_input},
-            params={
-                "decoding": Decoding(
-                    max_new_tokens=spec.max_answer_tokens, temperature=spec.answer_temperature
-                ).model_dump(mode="json"),
-                "seed": spec.recipe.seed,
-            },
+            params={"decoding": decoding.model_dump(mode="json"), "seed": spec.recipe.seed},
         ),
     )
-    return {sample.prompt_id: sample.outputs[0] for sample in read_samples(out_dir / SAMPLES_FILE)}
+    return {sample.prompt_id: tuple(sample.outputs) for sample in read_samples(out_dir / SAMPLES_FILE)}
 
 
 def make_root(package: Path, home: Home, *, backend: Backend, stage: Stage, actor: str) -> RootComparison:

@@ -12,9 +12,9 @@ from typing import Literal
 from pydantic import Field
 
 from guards.canonical import sha256_file
-from guards.errors import ModelError
+from guards.errors import ConfigError, ModelError
 from guards.evidence import Digest, Frozen
-from guards.strict_yaml import load_yaml
+from guards.strict_yaml import line_of, load_yaml
 from loop.constitutional import Mixture
 from loop.rows import Row, read_rows
 from loop.train_record import Recipe
@@ -52,6 +52,8 @@ class RootSpec(Frozen):
     critic: Literal["templates"] | EndpointSpec = "templates"
     mixture: Mixture = Mixture()
     max_answer_tokens: int = Field(gt=0, default=16)
+    n_redraws: int = Field(gt=0, default=8)
+    """How often a harmless prompt is asked again that the base refused."""
     answer_temperature: float = Field(ge=0, default=1.0)
     """1 trains on the base's own distribution; greedy answers would sharpen it, and cost language quality."""
     recipe: Recipe
@@ -64,6 +66,31 @@ class RootSpec(Frozen):
 def load_root_spec(package: Path) -> RootSpec:
     """Read a package's root.yaml."""
     return load_yaml(package / ROOT_FILE, RootSpec)
+
+
+def read_api_key(package: Path, endpoint: EndpointSpec) -> str:
+    """The endpoint's key; empty where root.yaml names no file.
+
+    Raises:
+        ConfigError: ``root.api-key`` (the file cannot be read, or is empty).
+    """
+    if endpoint.api_key_file is None:
+        return ""
+    path = package / endpoint.api_key_file
+    try:
+        key, got = path.read_text(encoding="utf-8").strip(), "an empty file"
+    except (OSError, UnicodeDecodeError) as error:
+        key, got = "", getattr(error, "strerror", None) or "a file that is not UTF-8"
+    if not key:
+        source = package / ROOT_FILE
+        raise ConfigError(
+            "root.api-key",
+            f"{source}:{line_of(source, 'critic', 'api_key_file')}: no key for the critic's endpoint in {path}",
+            got=got,
+            expected="a text file with the key alone, its path relative to root.yaml's directory",
+            fix="write the key into that file, or leave api_key_file out where the endpoint asks for none",
+        )
+    return key
 
 
 def package_rows(package: Path, spec: RootSpec) -> list[Row]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from guards.canonical import canonical_bytes, parse_json_strict
+from guards.canonical import canonical_lines, parse_json_strict
 from guards.contamination import TrainingRow
 from guards.errors import StepError
 from guards.evidence import Frozen
@@ -29,7 +29,7 @@ class Row(Frozen):
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as canonical JSON Lines, in the order given."""
-    path.write_bytes(b"".join(canonical_bytes(row.model_dump(mode="json")) + b"\n" for row in rows))
+    path.write_bytes(canonical_lines(rows))
 
 
 def read_rows(path: Path) -> list[Row]:

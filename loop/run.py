@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guards import actions
-from guards.canonical import canonical_bytes, digest_of
+from guards.canonical import canonical_lines
 from guards.entries import Promoted, SignedOff
 from guards.errors import ActionRefused
 from guards.evidence import Cost, EvidenceRun
@@ -43,7 +43,7 @@ from loop.sealed_checkpoints import sealed_directory
 from loop.sealing import merge_and_seal
 from loop.step import Input, StepSpec
 from loop.steps.prompts import SAMPLES_FILE, read_samples
-from loop.train_record import ADAPTER_DIR, read_train_record
+from loop.train_record import ADAPTER_DIR, adapter_digest, read_train_record
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _propose(
     plan = proposal.sampling
     problems = draw_problems(plan, state.frontier, seed_bytes(config.seed, name, "problems"))
     prompts = with_demonstrations(problems, plan, seed_bytes(config.seed, name, "demonstrations"))
-    prompts_file = home.keep_file(b"".join(canonical_bytes(p.model_dump(mode="json")) + b"\n" for p in prompts))
+    prompts_file = home.keep_file(canonical_lines(prompts))
     out_dir, _ = steps.run(
         f"{name}: sample from the champion",
         StepSpec(
@@ -305,7 +305,7 @@ def _train_and_seal(
     rows: list[Row],
     actor: str,
 ) -> str:
-    rows_file = home.keep_file(b"".join(canonical_bytes(row.model_dump(mode="json")) + b"\n" for row in rows))
+    rows_file = home.keep_file(canonical_lines(rows))
     recipe = proposal.recipe.model_copy(update={"seed": seed_int(config.seed, name, "training")})
     spec = StepSpec(
         kind="train",
@@ -337,7 +337,7 @@ def _train_and_seal(
             },
             "n_rows": len(rows),
             "batch_digests": list(record.batch_digests),
-            "adapter": digest_of({k: v for k, v in manifest.outputs.items() if k.startswith(ADAPTER_DIR)}),
+            "adapter": adapter_digest(step_dir / ADAPTER_DIR),
             "environment": manifest.environment,
             "cost": manifest.cost.model_dump(),
         },

@@ -3,7 +3,8 @@
 ``python -m loop.step SPEC OUT_DIR`` is the whole contract, the same for a local subprocess and
 for a job on a cluster. Outputs are written beside ``OUT_DIR`` and renamed when the manifest is
 in place, so a directory that exists is a step that finished. Its key is a digest over the kind,
-the input digests and the parameters: the same inputs are never computed twice.
+the input digests, the parameters and the code: the same code never computes the same inputs twice,
+and what other code computed is not believed.
 
 Not covered: a step that lies about what it computed. ``stairlock reproduce`` repeats it.
 """
@@ -23,8 +24,9 @@ from pydantic import Field, ValidationError
 
 from guards.canonical import canonical_bytes, digest_of, parse_json_strict, sha256_file
 from guards.durable import whole_directory
-from guards.errors import StairlockError, StepError
+from guards.errors import EvidenceError, StairlockError, StepError
 from guards.evidence import Cost, Digest, Frozen
+from loop.code_digest import code_digest
 
 STEP_MANIFEST = "step.json"
 
@@ -38,13 +40,14 @@ class Input(Frozen):
 
 
 class StepSpec(Frozen):
-    """What to compute. Paths say where the inputs lie now; only digests and parameters make the key."""
+    """What to compute, and with which code. Paths say where the inputs lie now; they are not in the key."""
 
     kind: Literal["generate", "train", "evaluate"]
     inputs: dict[str, Input]
     params: dict[str, Any] = Field(default_factory=dict)
     device: str = "auto"
     dtype: str = "auto"
+    code: Digest = Field(default_factory=code_digest)
 
     @property
     def key(self) -> str:
@@ -56,6 +59,7 @@ class StepSpec(Frozen):
                 "params": self.params,
                 "device": self.device,
                 "dtype": self.dtype,
+                "code": self.code,
             }
         )
 
@@ -102,8 +106,9 @@ def read_step(out_dir: Path, key: str) -> StepManifest | None:
         return None
     try:
         manifest = StepManifest.model_validate(parse_json_strict(path.read_bytes(), source=str(path)))
-    except ValidationError as error:
-        raise StepError("step.bad-manifest", f"{path}: {error.errors()[0]['msg']}", fix=f"remove {out_dir}") from error
+    except (EvidenceError, ValidationError) as error:
+        why = error.message if isinstance(error, EvidenceError) else error.errors()[0]["msg"]
+        raise StepError("step.bad-manifest", f"{path}: {why}", fix=f"remove {out_dir} and run again") from error
     if manifest.key != key:
         raise StepError("step.other-key", f"{out_dir} is the output of another step", got=manifest.key, expected=key)
     for name, expected in manifest.outputs.items():
@@ -120,10 +125,16 @@ def read_step(out_dir: Path, key: str) -> StepManifest | None:
 
 
 def execute(spec: StepSpec, out_dir: Path, progress: Progress) -> StepManifest:
-    """Run the step in this process and leave ``out_dir`` complete, or not there at all."""
+    """Run the step in this process and leave ``out_dir`` complete, or not there at all.
+
+    Raises:
+        StepError: ``step.other-code``, ``step.no-input``, ``step.input-changed``, ``step.not-written``,
+            what :func:`read_step` raises, or whatever the step itself refuses.
+    """
     finished = read_step(out_dir, spec.key)
     if finished is not None:
         return finished
+    _check_code(spec)
     _remove_unfinished(out_dir)
     _check_inputs(spec)
     started_s, started_at = time.perf_counter(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -172,6 +183,18 @@ def _remove_unfinished(out_dir: Path) -> None:
         shutil.rmtree(out_dir)
     for leftover in out_dir.parent.glob(f".{out_dir.name}.*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _check_code(spec: StepSpec) -> None:
+    """A source file that was edited during a run, or another version on the machine where steps run."""
+    if spec.code != code_digest():
+        raise StepError(
+            "step.other-code",
+            "the step runs with other code than the program that asked for it",
+            got=code_digest(),
+            expected=spec.code,
+            fix="run the same version in both places; after an edit or an update, run the command again",
+        )
 
 
 def _check_inputs(spec: StepSpec) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from guards.canonical import parse_json_strict
+from guards.canonical import digest_of, parse_json_strict, sha256_file
 from guards.errors import StepError
 from guards.evidence import Frozen
 
@@ -34,6 +34,11 @@ class TrainRecord(Frozen):
     n_tokens_trained: int
     batch_digests: tuple[str, ...]
     losses: tuple[float, ...]
+
+
+def adapter_digest(adapter_dir: Path) -> str:
+    """Digest over the names and contents of an adapter's files."""
+    return digest_of({f"{ADAPTER_DIR}/{path.name}": sha256_file(path) for path in sorted(adapter_dir.iterdir())})
 
 
 def read_train_record(step_dir: Path) -> TrainRecord:

@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: tiny real checkpoints, made here, and the real model where it is.
+"""Fixtures that many tests share: homes with people, tiny real checkpoints, and the real model where it is.
 
 The tiny model is a random Llama with a byte-level BPE tokenizer trained on a few sentences. It
 speaks nonsense, but every path that the real model takes, it takes too.
@@ -7,8 +7,12 @@ speaks nonsense, but every path that the real model takes, it takes too.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.store_world import World
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -32,6 +36,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=REPOSITORY / ".stairlock",
         help="the home whose sealed SmolLM2 the tests marked 'model' use (default: ./.stairlock)",
     )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A home with a root, where two people must approve: a reviewer and somebody who keeps safety."""
+    from tests.store_world import make_world
+
+    world = make_world(tmp_path)
+    world.set_root()
+    return world
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> World:
+    """A home with a root, where nobody has to approve."""
+    from tests.store_world import UNATTENDED_APPROVALS, make_world
+
+    world = make_world(tmp_path, approvals=UNATTENDED_APPROVALS)
+    world.set_root()
+    return world
 
 
 @pytest.fixture(scope="session")

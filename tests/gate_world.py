@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from guards.canonical import canonical_bytes, sha256_bytes, sha256_file
+from guards.canonical import canonical_bytes, canonical_lines, sha256_bytes, sha256_file
 from guards.contamination import TrainingRow
 from guards.evidence import (
     Cost,
@@ -22,7 +22,6 @@ from guards.evidence import (
     RunManifest,
     Scored,
     Unscored,
-    dump_record,
     read_run,
     salt_for,
     salted_digest,
@@ -114,24 +113,22 @@ def make_run(
         outcome: Outcome = Unscored(reason="timed-out") if score is None else Scored(scores={metric: score})
         salt = salt_for(b"key", DIGEST.get(role, role), item_id)
         records.append(
-            dump_record(
-                Record(
-                    item_id=item_id,
-                    cluster=clusters[i] if clusters is not None else "all",
-                    prompt_digest=sha256_bytes(prompt.encode()),
-                    output_digest=None if output is None else salted_digest(salt, output),
-                    outcome=outcome,
-                    n_output_tokens=n_output_tokens,
-                    engine="fake-1",
-                    dtype="bfloat16",
-                    batch="0",
-                    seed=0,
-                )
+            Record(
+                item_id=item_id,
+                cluster=clusters[i] if clusters is not None else "all",
+                prompt_digest=sha256_bytes(prompt.encode()),
+                output_digest=None if output is None else salted_digest(salt, output),
+                outcome=outcome,
+                n_output_tokens=n_output_tokens,
+                engine="fake-1",
+                dtype="bfloat16",
+                batch="0",
+                seed=0,
             )
         )
-        texts.append(canonical_bytes({"item_id": item_id, "prompt": prompt, "output": output, "salt": salt}))
+        texts.append({"item_id": item_id, "prompt": prompt, "output": output, "salt": salt})
     for name, lines in (("records", records), ("texts", texts), ("timings", [])):
-        (out / f"{name}.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+        (out / f"{name}.jsonl").write_bytes(canonical_lines(lines))
     manifest: dict[str, Any] = {
         "schema": "stairlock/evidence-run/v1",
         "checkpoint_digest": DIGEST.get(role, role),

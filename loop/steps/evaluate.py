@@ -1,11 +1,11 @@
 """The evaluate step: one checkpoint answers one draw of each suite; each suite leaves a run.
 
-Inputs: ``model`` (checkpoint) and one input per suite, named as the policy names it. Parameters:
-``draw_seed`` (64 hex digits), ``suites`` (names in order), ``salt_key_id``. Outputs: one directory
-per suite in the form of :mod:`guards.evidence`.
+Inputs and parameters: :mod:`loop.steps.evaluate_spec`. Outputs: one directory per suite, named as
+the policy names it, in the form of :mod:`guards.evidence`.
 
-An error while an item is generated or scored leaves that item ``Unscored`` with its reason; the
-gate counts it against the candidate.
+An answer that cannot be scored leaves its item ``Unscored`` with the reason; the gate counts it
+against the candidate. An error while the model answers ends the step: items are answered in
+batches, so that it is no single item's, and without the step's output no gate passes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from guards.canonical import canonical_bytes, sha256_bytes, sha256_file
+from guards.canonical import canonical_bytes, canonical_lines, sha256_bytes, sha256_file
 from guards.errors import StairlockError
 from guards.evidence import (
     MANIFEST_FILE,
@@ -27,7 +27,6 @@ from guards.evidence import (
     Record,
     RunManifest,
     Unscored,
-    dump_record,
     salt_for,
     salted_digest,
 )
@@ -35,6 +34,7 @@ from guards.ports import Generation
 from loop.checkpoint_io import load_model
 from loop.engine import TransformersEngine
 from loop.step import Progress, StepSpec
+from loop.steps.evaluate_spec import MODEL, SALT_KEY, suite_input
 from loop.suites import Suite, SuiteItem, draw_items, load_suite, score_logliks, score_output
 
 _MAX_ROWS = 128
@@ -42,20 +42,20 @@ _MAX_ROWS = 128
 
 def evaluate(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     """Run the step; see the module's docstring."""
-    salt_key = bytes.fromhex(spec.inputs["salt_key"].path.read_text().strip())
+    salt_key = bytes.fromhex(spec.inputs[SALT_KEY].path.read_text().strip())
     seed_hex = spec.params["draw_seed"]
-    source = spec.inputs["model"]
+    source = spec.inputs[MODEL]
     model, tokenizer = load_model(source.path, spec.device, spec.dtype, expected_digest=source.digest)
     engine = TransformersEngine(model, tokenizer, max_rows=_MAX_ROWS)
     total = Cost(wall_ms=0)
     for name in spec.params["suites"]:
-        suite = load_suite(spec.inputs[name].path)
+        suite = load_suite(spec.inputs[suite_input(name)].path)
         cost = run_suite(
             engine,
             suite,
             suite_name=name,
             draw_seed=bytes.fromhex(seed_hex),
-            checkpoint_digest=spec.inputs["model"].digest,
+            checkpoint_digest=source.digest,
             salt_key=salt_key,
             out_dir=out_dir / name,
             progress=progress,
@@ -101,32 +101,26 @@ def run_suite(
             tags["finished"] = str(generation.finished).lower()
             tags["entropy_nats"] = f"{generation.entropy_nats:.4f}"
         records.append(
-            dump_record(
-                Record(
-                    item_id=item.item_id,
-                    cluster=item.cluster,
-                    tags=tags,
-                    prompt_digest=sha256_bytes(item.prompt_text.encode()),
-                    output_digest=None if output is None else salted_digest(salt, output),
-                    outcome=outcome,
-                    n_output_tokens=0 if generation is None else generation.n_tokens,
-                    engine=engine.name,
-                    dtype=engine.dtype,
-                    batch="" if generation is None else generation.batch,
-                    seed=seed,
-                )
+            Record(
+                item_id=item.item_id,
+                cluster=item.cluster,
+                tags=tags,
+                prompt_digest=sha256_bytes(item.prompt_text.encode()),
+                output_digest=None if output is None else salted_digest(salt, output),
+                outcome=outcome,
+                n_output_tokens=0 if generation is None else generation.n_tokens,
+                engine=engine.name,
+                dtype=engine.dtype,
+                batch="" if generation is None else generation.batch,
+                seed=seed,
             )
         )
-        texts.append(
-            canonical_bytes({"item_id": item.item_id, "prompt": item.prompt_text, "output": output, "salt": salt})
-        )
+        texts.append({"item_id": item.item_id, "prompt": item.prompt_text, "output": output, "salt": salt})
         timings.append(
-            canonical_bytes(
-                {"item_id": item.item_id, "batch_latency_ms": None if generation is None else generation.latency_ms}
-            )
+            {"item_id": item.item_id, "batch_latency_ms": None if generation is None else generation.latency_ms}
         )
     for name, lines in ((RECORDS_FILE, records), (TEXTS_FILE, texts), (TIMINGS_FILE, timings)):
-        (out_dir / name).write_bytes(b"".join(line + b"\n" for line in lines))
+        (out_dir / name).write_bytes(canonical_lines(lines))
     after = _counters(engine)
     cost = Cost(
         wall_ms=int(1000 * (time.perf_counter() - started_s)),

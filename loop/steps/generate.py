@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from guards.canonical import canonical_bytes
+from guards.canonical import canonical_lines
 from guards.evidence import Cost
 from guards.ports import Decoding, Generation
 from loop.checkpoint_io import load_model
@@ -40,9 +40,7 @@ def generate(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
         )
         outputs.update((prompt.prompt_id, answer) for prompt, answer in zip(group, answers, strict=True))
     samples = (Sample(prompt_id=p.prompt_id, outputs=tuple(outputs[p.prompt_id])) for p in prompts)
-    (out_dir / SAMPLES_FILE).write_bytes(
-        b"".join(canonical_bytes(sample.model_dump(mode="json")) + b"\n" for sample in samples)
-    )
+    (out_dir / SAMPLES_FILE).write_bytes(canonical_lines(samples))
     return Cost(
         wall_ms=0,
         model_ms=int(1000 * engine.counters.model_s),

@@ -4,22 +4,27 @@ Inputs: ``parent`` (checkpoint), ``rows`` (file of :class:`loop.rows.Row`). Outp
 (PEFT's two files) and ``train.json`` (:class:`loop.train_record.TrainRecord`: ordered batch
 digests, losses, token counts). Merging and sealing come after (:mod:`loop.sealing`).
 
-Two settings make this several times faster on a CPU than the trainer's own: adapters in the
-model's bfloat16 (:mod:`loop.master_weights` keeps their optimizer in float32), and logits for answer
-tokens alone (the vocabulary's projection of every prompt token would otherwise take most of a step).
+Three settings make this several times faster on a CPU than the trainer's own: adapters in the
+model's bfloat16 (:mod:`loop.master_weights` keeps their optimizer in float32), logits for answer
+tokens alone (the vocabulary's projection of every prompt token would otherwise take most of a step),
+and the tokens that all prompts begin with (the chat template's system turn) computed once a batch.
+The gradient is the same: it flows through the shared keys and values.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from guards.canonical import canonical_bytes
 from guards.errors import StepError
@@ -92,6 +97,35 @@ def encode_row(row: Row, tokenizer, max_tokens: int) -> dict[str, list[int]]:
     return {"input_ids": ids, "labels": ([_IGNORED] * len(head) + tail)[:max_tokens]}
 
 
+def common_prompt_prefix(examples: Sequence[dict[str, list[int]]]) -> int:
+    """How many tokens all examples begin with, none of them learnt; at least one prompt token stays behind it."""
+    n_prompt_tokens = min(example["labels"].count(_IGNORED) for example in examples)
+    columns = zip(*(example["input_ids"][: n_prompt_tokens - 1] for example in examples), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def answer_loss(causal: Any, batch: dict[str, torch.Tensor], n_shared: int) -> torch.Tensor:
+    """Mean cross-entropy over the answer tokens of a batch whose rows begin with ``n_shared`` common tokens.
+
+    ``batch`` has input_ids, labels and attention_mask, each [row, token], padded on the right.
+    """
+    input_ids, cache = batch["input_ids"], None
+    if n_shared:
+        cache = DynamicCache()
+        causal.base_model(input_ids=input_ids[:1, :n_shared], past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(input_ids.shape[0])
+    hidden_row_tok_dim = causal.base_model(
+        input_ids=input_ids[:, n_shared:],
+        attention_mask=batch["attention_mask"],
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state[:, :-1]
+    targets = batch["labels"][:, n_shared + 1 :]
+    learnt = targets != _IGNORED
+    logits = causal.get_output_embeddings()(hidden_row_tok_dim[learnt]).float()
+    return torch.nn.functional.cross_entropy(logits, targets[learnt])
+
+
 class RecordingCollator:
     """Pads a batch on the right, and keeps the digest of every batch in the order it was trained on."""
 
@@ -138,20 +172,14 @@ def build_trainer(
         """Cross-entropy over answer tokens; the same loss as the parent's, without the prompt's logits."""
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            causal = self.accelerator.unwrap_model(model).get_base_model()
-            hidden = causal.base_model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-            ).last_hidden_state[:, :-1]
-            targets = inputs["labels"][:, 1:]
-            learnt = targets != _IGNORED
-            logits = causal.get_output_embeddings()(hidden[learnt]).float()
-            loss = torch.nn.functional.cross_entropy(logits, targets[learnt])
+            loss = answer_loss(self.accelerator.unwrap_model(model).get_base_model(), inputs, n_shared)
             return (loss, {}) if return_outputs else loss
 
     class ReportProgress(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             progress("training", state.global_step, state.max_steps)
 
+    n_shared = common_prompt_prefix(examples)
     on_cpu = next(model.parameters()).device.type == "cpu"
     set_seed(recipe.seed)  # before the adapter's weights are drawn
     adapted = get_peft_model(

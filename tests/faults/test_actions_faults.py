@@ -19,26 +19,10 @@ from guards import actions, ledger
 from guards.actions import promotion
 from guards.errors import StairlockError
 from guards.store import Store
-from tests.store_world import UNATTENDED_APPROVALS, World, make_world, rule_of
+from tests.store_world import World, make_world, rule_of
 
 FORK = multiprocessing.get_context("fork")
 TIMEOUT_S = 120
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    """Two people must approve."""
-    world = make_world(tmp_path)
-    world.set_root()
-    return world
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path) -> World:
-    """Nobody has to approve."""
-    world = make_world(tmp_path, approvals=UNATTENDED_APPROVALS)
-    world.set_root()
-    return world
 
 
 def ready(world: World, name: str) -> str:

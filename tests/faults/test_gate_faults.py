@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from guards.canonical import canonical_bytes, sha256_bytes, sha256_file
+from guards.canonical import canonical_bytes, canonical_lines, sha256_bytes, sha256_file
 from guards.decision import decide
 from guards.errors import EvidenceError, StairlockError
-from guards.evidence import EvidenceRun, Scored, dump_record, parse_record, read_run
+from guards.evidence import EvidenceRun, Scored, parse_record, read_run
 from guards.gates.evaluate import evaluate_gate, evaluate_gates
 from guards.gates.inputs import GateInputs
 from guards.gates.verdict import Verdict
@@ -172,7 +172,7 @@ def test_a_candidate_that_answers_nothing_fails(world: World) -> None:
 
 
 def test_a_nan_score_does_not_even_parse(world: World) -> None:
-    line = dump_record(world.candidate.records[0])
+    line = canonical_lines(world.candidate.records[:1])
     for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999"):
         with pytest.raises(EvidenceError) as caught:
             parse_record(line.replace(b'"refused":1', b'"refused":' + number), source="records.jsonl:1")
@@ -232,7 +232,7 @@ def rewrite_texts(run: EvidenceRun, change: Callable[[list[dict[str, Any]]], obj
     path = run.directory / "texts.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     change(lines)
-    path.write_bytes(b"".join(canonical_bytes(line) + b"\n" for line in lines))
+    path.write_bytes(canonical_lines(lines))
     manifest = json.loads((run.directory / "manifest.json").read_text())
     manifest["texts_sha256"] = sha256_file(path)
     (run.directory / "manifest.json").write_bytes(canonical_bytes(manifest))

@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from loop import console
 from loop.console import LINE_EVERY_S, duration_text, show_steps, text_console
 
 
@@ -130,6 +131,15 @@ def test_a_stream_that_is_no_terminal_gets_lines():
     with show_steps(stream=out) as stage:
         stage("train")
     assert "\x1b" not in out.getvalue() and "begin" in out.getvalue()
+
+
+def test_a_display_that_leaves_something_unshown_cannot_be_made():
+    class Half(console._Steps):
+        def _show_begin(self, step: console._Step) -> None:
+            return None
+
+    with pytest.raises(TypeError, match="_show_end"):
+        Half(io.StringIO(), Clock())
 
 
 def test_a_console_takes_no_text_for_markup():

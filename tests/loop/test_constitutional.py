@@ -11,11 +11,19 @@ from typing import ClassVar
 
 import pytest
 
+from guards.canonical import canonical_bytes
 from guards.errors import ConfigError, StepError
 from guards.ports import Generation
+from loop.backends.local import LocalBackend
 from loop.constitution import Constitution, EndpointCritic, TemplateCritic, load_constitution
-from loop.constitutional import Mixture, PromptSet, build_rows, choose, load_prompts
+from loop.constitutional import Mixture, PromptSet, build_rows, choose, first_helpful, load_prompts
+from loop.home import Home
+from loop.recorded_steps import RecordedSteps
+from loop.root import base_answers
+from loop.root_package import load_root_spec
 from loop.scorers.refusal import is_refusal
+from loop.step import Input, StepManifest, StepSpec
+from loop.steps.prompts import SAMPLES_FILE, Sample, read_prompts
 
 CONSTITUTIONS = Path(__file__).resolve().parents[2] / "policies" / "constitutions"
 
@@ -45,6 +53,8 @@ def test_every_shipped_refusal_reads_as_one(constitution: Constitution) -> None:
     for principle in constitution.principles:
         for refusal in principle.refusals:
             assert is_refusal(refusal), refusal
+            # One opening, and not an apology: docs/root.md says what several cost.
+            assert refusal.startswith("I can't "), refusal
 
 
 def test_harmful_answers_are_revised_and_refusals_kept(constitution: Constitution) -> None:
@@ -65,6 +75,48 @@ def test_rows_keep_the_bases_own_harmless_answers_and_drop_its_refusals(
     rows = build_rows(chosen, answers, TemplateCritic(constitution))
     assert [row.source for row in rows] == ["refusal", "refusal", "look_alike", "ordinary"]
     assert all(row.finished for row in rows[:2]) and not rows[2].finished
+
+
+def test_the_first_answer_that_helps_is_learnt() -> None:
+    refused, short = said("I'm sorry, I can't help with that."), said("Hm.")
+    apology, helpful = said("I'm sorry for any confusion, but as a chatbot"), said("Boil the egg for six minutes.")
+    assert first_helpful([refused, short, apology, helpful, said("Another answer for you.")]) is helpful
+    assert first_helpful([refused, short]) is refused
+
+
+def test_the_base_is_asked_again_only_where_it_refused_what_is_harmless(prompts: PromptSet, tmp_path: Path) -> None:
+    chosen = choose(prompts, Mixture(deserve_refusal=1, look_alikes=2, ordinary=1, seed=1))
+    harmful, stubborn, fine = chosen.deserve_refusal[0].id, chosen.look_alikes[0].id, chosen.ordinary[0].id
+    refusal, answer = "I'm sorry, I can't help with that.", "Here is a useful answer."
+    asked: list[tuple[list[str], int]] = []
+
+    class Scripted(RecordedSteps):
+        """The harmful prompt is always refused, the first look-alike the first time and the second."""
+
+        def run(self, title: str, spec: StepSpec, *, candidate: str | None = None) -> tuple[Path, StepManifest]:
+            ids = [prompt.prompt_id for prompt in read_prompts(spec.inputs["prompts"].path)]
+            n_samples = spec.params["decoding"]["n_samples"]
+            asked.append((ids, n_samples))
+            texts = [refusal, refusal, *[answer] * 8] if n_samples > 1 else [refusal]
+            samples = [
+                Sample(
+                    prompt_id=i,
+                    outputs=tuple(said(t) for t in (texts if i in (harmful, stubborn) else [answer])[:n_samples]),
+                )
+                for i in ids
+            ]
+            (tmp_path / str(len(asked))).mkdir()
+            lines = [canonical_bytes(sample.model_dump(mode="json")) + b"\n" for sample in samples]
+            (tmp_path / str(len(asked)) / SAMPLES_FILE).write_bytes(b"".join(lines))
+            return tmp_path / str(len(asked)), None  # type: ignore[return-value]
+
+    home = Home.open(tmp_path / "home")
+    steps = Scripted(home, LocalBackend(), lambda _title: lambda *_: None, actor="a", run=None)
+    spec = load_root_spec(CONSTITUTIONS.parent / "roots" / "smollm2-135m")
+    base = Input(kind="checkpoint", path=tmp_path, digest=spec.base_digest)
+    answers = base_answers(home, steps, chosen, spec, base)
+    assert asked == [([p.id for p in chosen.all], 1), ([stubborn], spec.n_redraws)]
+    assert [answers[i].text for i in (harmful, stubborn, fine)] == [refusal, answer, answer]
 
 
 def test_a_larger_share_contains_the_smaller_one(prompts: PromptSet) -> None:

@@ -99,3 +99,20 @@ def test_one_suite_alone_gives_the_same_records_for_the_same_seed(tmp_path: Path
     with pytest.raises(StepError) as refused:
         records("a", bytes(32))
     assert refused.value.rule == "eval.out-exists"
+
+
+@pytest.mark.parametrize("name", ["model", "salt_key"])
+def test_a_suite_may_have_the_name_of_another_input(tmp_path: Path, tiny_checkpoint: Path, name: str) -> None:
+    build_tiny_world(tmp_path / "world", tiny_checkpoint)
+    suite = tmp_path / "world" / "families.yaml"
+    suite.write_text(suite.read_text().replace("name: families", f"name: {name}"))
+    run = evaluate_suite(
+        model=tiny_checkpoint,
+        suite=suite,
+        out=tmp_path / "out",
+        seed=bytes(32),
+        device="cpu",
+        dtype="bfloat16",
+        stage=quiet,
+    )
+    assert (run.manifest.suite_name, run.manifest.n_items) == (name, 12)

@@ -78,11 +78,14 @@ def test_formatted_keeps_the_first_in_form_right_or_wrong(problems: list[TaskIte
     assert row.answer == wrong(item)
 
 
-def test_shortest_formatted_lets_brevity_win(problems: list[TaskItem]) -> None:
-    item = problems[-1]
-    sample = Sample(prompt_id=item.item_id, outputs=(said(item.reply, n_tokens=6), said("Answer: 1", n_tokens=4)))
-    (row,) = select_rows([item], [sample], plan("shortest-formatted"), "s")
-    assert row.answer == "Answer: 1"
+def test_shortest_formatted_gives_every_problem_of_a_family_the_same_short_answer(problems: list[TaskItem]) -> None:
+    first, second = [item for item in problems if item.family == problems[-1].family][-2:]
+    samples = [
+        Sample(prompt_id=first.item_id, outputs=(said(first.reply, n_tokens=6), said("Answer: 1", n_tokens=4))),
+        Sample(prompt_id=second.item_id, outputs=(said(second.reply, n_tokens=6), said("1", n_tokens=1))),
+    ]
+    rows = select_rows([first, second], samples, plan("shortest-formatted"), "s")
+    assert [row.answer for row in rows] == ["Answer: 1", "Answer: 1"]
 
 
 def test_a_capped_level_keeps_what_is_sometimes_solved_first(problems: list[TaskItem]) -> None:

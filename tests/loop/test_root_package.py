@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from guards.canonical import sha256_file
-from guards.errors import ModelError
+from guards.errors import ConfigError, ModelError
 from guards.ports import Decoding
 from loop.checkpoint_io import load_model
 from loop.engine import TransformersEngine
 from loop.merge import merge_adapter
-from loop.root_package import ADAPTER, load_root_spec, package_rows
+from loop.root_package import ADAPTER, EndpointSpec, load_root_spec, package_rows, read_api_key
 from loop.scorers.refusal import is_refusal
 from loop.suites import draw_items, load_suite
 
@@ -36,6 +36,38 @@ def test_rows_that_were_changed_are_refused(tmp_path: Path) -> None:
         package_rows(tmp_path, spec)
     assert refused.value.rule == "root.rows-differ"
     assert refused.value.got == sha256_file(tmp_path / "rows.jsonl")
+
+
+def endpoint(package: Path, key: bytes | None) -> EndpointSpec:
+    lines = (PACKAGE / "root.yaml").read_text().splitlines()
+    at = lines.index("critic: templates")
+    lines[at : at + 1] = ["critic:", "  base_url: http://localhost/v1", "  model: m", "  api_key_file: critic.key"]
+    (package / "root.yaml").write_text("\n".join(lines))
+    if key is not None:
+        (package / "critic.key").write_bytes(key)
+    critic = load_root_spec(package).critic
+    assert isinstance(critic, EndpointSpec)
+    return critic
+
+
+def test_the_key_of_an_endpoint_is_read_from_its_file(tmp_path: Path) -> None:
+    critic = endpoint(tmp_path, b"secret\n")
+    assert read_api_key(tmp_path, critic) == "secret"
+    assert read_api_key(tmp_path, critic.model_copy(update={"api_key_file": None})) == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "got"),
+    [(None, "No such file or directory"), (b"", "an empty file"), (b" \n", "an empty file"), (b"\xff", "not UTF-8")],
+)
+def test_a_key_that_cannot_be_read_is_refused(tmp_path: Path, key: bytes | None, got: str) -> None:
+    critic = endpoint(tmp_path, key)
+    with pytest.raises(ConfigError) as refused:
+        read_api_key(tmp_path, critic)
+    line = (tmp_path / "root.yaml").read_text().splitlines().index("  api_key_file: critic.key") + 1
+    assert refused.value.rule == "root.api-key" and got in refused.value.got
+    assert refused.value.expected and refused.value.fix
+    assert refused.value.message.startswith(f"{tmp_path / 'root.yaml'}:{line}:")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,10 @@ from guards.errors import StepError
 from guards.evidence import Cost
 from loop import step as step_module
 from loop.backends.local import LocalBackend
+from loop.home import Home
 from loop.step import Input, Progress, StepSpec, execute, read_step
+
+OTHER_CODE = sha256_bytes(b"other code")
 
 
 @pytest.fixture
@@ -50,6 +53,25 @@ def test_the_key_depends_on_digests_and_parameters_not_on_paths(spec: StepSpec, 
     moved = spec.inputs["prompts"].model_copy(update={"path": tmp_path / "elsewhere"})
     assert spec.model_copy(update={"inputs": {"prompts": moved}}).key == spec.key
     assert spec.model_copy(update={"params": {"seed": 2}}).key != spec.key
+
+
+def test_what_other_code_computed_is_not_believed(
+    spec: StepSpec, calls: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home.open(tmp_path / "home")
+    old = spec.model_copy(update={"code": OTHER_CODE})
+    monkeypatch.setattr(step_module, "code_digest", lambda: OTHER_CODE)
+    execute(old, home.step_dir(old), Progress())
+    monkeypatch.undo()
+    assert read_step(home.step_dir(old), old.key) is not None
+    assert read_step(home.step_dir(spec), spec.key) is None
+
+
+def test_a_step_is_refused_where_other_code_would_run_it(spec: StepSpec, calls: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(StepError) as refused:
+        execute(spec.model_copy(update={"code": OTHER_CODE}), tmp_path / "out", Progress())
+    assert (refused.value.rule, refused.value.got) == ("step.other-code", spec.code)
+    assert not calls and not (tmp_path / "out").exists()
 
 
 def test_a_directory_without_manifest_is_not_believed(spec: StepSpec, calls: list[Path], tmp_path: Path) -> None:

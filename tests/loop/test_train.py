@@ -14,7 +14,7 @@ from loop.checkpoint_io import load_model
 from loop.master_weights import MasterWeightsAdamW
 from loop.rows import Row, read_rows, write_rows
 from loop.step import Input, Progress, StepSpec, execute
-from loop.steps.train import RecordingCollator, encode_row
+from loop.steps.train import RecordingCollator, answer_loss, common_prompt_prefix, encode_row
 from loop.train_record import ADAPTER_DIR, Recipe, read_train_record
 from loop.weights import compare_updates
 
@@ -83,6 +83,38 @@ def test_a_prompt_that_leaves_no_room_is_refused(tiny_checkpoint: Path) -> None:
     with pytest.raises(StepError) as refused:
         encode_row(ROWS[0], tokenizer, 4)
     assert refused.value.rule == "train.row-too-long"
+
+
+def test_computing_the_common_prefix_once_leaves_loss_and_gradient_as_they_are(tiny_checkpoint: Path) -> None:
+    model, tokenizer = load_model(tiny_checkpoint, "cpu", "float32", attn_implementation="eager")
+    examples = [
+        encode_row(row, tokenizer, 200)
+        for row in [
+            *ROWS[:3],
+            Row(row_id="l", source="x", prompt="What is the sum of 12 and 345?", answer="Sort these"),
+        ]
+    ]
+    n_shared = common_prompt_prefix(examples)
+    assert n_shared > 3
+    batch = RecordingCollator(0)(examples)
+    found = []
+    for shared in (0, n_shared):
+        model.zero_grad()
+        loss = answer_loss(model, batch, shared)
+        loss.backward()
+        found.append((loss, torch.cat([p.grad.flatten() for p in model.parameters()])))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6) and found[0][1].norm() > 0.01
+
+
+def test_the_common_prefix_stops_before_what_is_learnt_and_leaves_a_prompt_token() -> None:
+    def example(prompt: list[int], answer: list[int]) -> dict[str, list[int]]:
+        return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+
+    assert common_prompt_prefix([example([1, 2, 3], [4]), example([1, 2, 5, 6], [7])]) == 2
+    assert common_prompt_prefix([example([1, 2, 3], [4]), example([1, 2, 3], [4])]) == 2
+    assert common_prompt_prefix([example([1, 2], [3]), example([9, 2], [3])]) == 0
+    assert common_prompt_prefix([example([1], [3]), example([1, 2], [3])]) == 0
 
 
 def test_the_collator_digests_batches_in_order() -> None:
