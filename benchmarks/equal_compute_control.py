@@ -69,7 +69,8 @@ def main() -> None:
     name = proposal.id
     with home.store.read() as history:
         sealed = sealed_as(history, name)
-    root, champion = sealed.provenance["train"]["parent"], sealed.provenance["sampled_from"]
+    root, champion = str(sealed.parent), str(sealed.provenance["sampled_from"])
+    recipe = proposal.recipe.model_copy(update={"seed": seed_int(config.seed, name, "training")})
 
     problems = draw_problems(proposal.sampling, proposal.sampling.frontier, seed_bytes(config.seed, name, "problems"))
     prompts = with_demonstrations(problems, proposal.sampling, seed_bytes(config.seed, name, "demonstrations"))
@@ -102,7 +103,7 @@ def main() -> None:
             "parent": Input(kind="checkpoint", path=sealed_directory(home.path, root), digest=root),
             "rows": home.keep_file(canonical_lines([*control, *retained])),
         },
-        params={"recipe": sealed.provenance["train"]["recipe"]},
+        params={"recipe": recipe.model_dump(mode="json")},
         device=config.device,
         dtype=config.dtype,
     )

@@ -78,6 +78,16 @@ def test_reproduce_gives_the_same_digest(finished: tuple[Path, Home, RunReport])
     assert again.is_same and again.batches_are_same
 
 
+@pytest.mark.slow
+def test_reproduce_gives_the_same_digest_for_ten_of_ten(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    config = build_tiny_world(tmp_path / "world", tiny_checkpoint)
+    config.write_text(config.read_text().replace("cycles: 2", "cycles: 10"))
+    home = Home.open(tmp_path / "home")
+    candidates = [candidate.digest for candidate in run(config, home).candidates]
+    assert len(set(candidates)) == 10
+    assert [reproduce(home, digest, stage=quiet).got for digest in candidates] == candidates
+
+
 def test_a_failed_gate_rejects_and_the_champion_stays(tmp_path: Path, tiny_checkpoint: Path) -> None:
     # At most 1% right, shown with 12 items at 80% confidence: cannot be shown, so it is never a pass.
     config = build_tiny_world(tmp_path / "world", tiny_checkpoint, level=0.01)
