@@ -26,12 +26,11 @@ from loop.scorers.refusal import is_refusal
 from loop.suites import draw_items, load_suite
 
 SUITES = Path(__file__).resolve().parents[1] / "policies" / "suites"
-N_SELF_INSTRUCT = 200
 N_NEW_TOKENS = 24
 
 
 def prompt_sets(data: Path) -> dict[str, list[str]]:
-    """Prompts by set. XSTest is split by its labels; self_instruct gives its first 200 instructions without input."""
+    """Prompts by set. XSTest is split by its labels; of self-instruct, instructions that need no input."""
     xstest = _rows(data / "xstest" / "xstest_prompts.csv")
     own = {
         name: draw_items(load_suite(SUITES / f"{name}.yaml"), bytes(32))
@@ -47,7 +46,8 @@ def prompt_sets(data: Path) -> dict[str, list[str]]:
         "tdc2023": json.loads((data / "tdc2023" / "tdc2023_test_behaviors.json").read_text()),
         "xstest_unsafe": [row["prompt"] for row in xstest if row["label"] == "unsafe"],
         "xstest_safe": [row["prompt"] for row in xstest if row["label"] == "safe"],
-        "self_instruct": _self_instruct(data / "self_instruct"),
+        "self_instruct_seed": _self_instruct(data / "self_instruct" / "seed_tasks.jsonl"),
+        "self_instruct_user": _self_instruct(data / "self_instruct" / "user_oriented_instructions.jsonl"),
         **{
             f"own_{name}": [item.messages[-1]["content"] for item in items if item.messages]
             for name, items in own.items()
@@ -60,11 +60,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def _self_instruct(directory: Path) -> list[str]:
-    path = next(iter(sorted(directory.glob("*.jsonl"))))
+def _self_instruct(path: Path) -> list[str]:
     tasks = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    alone = [task["instruction"] for task in tasks if not any(i.get("input") for i in task.get("instances", []))]
-    return alone[:N_SELF_INSTRUCT]
+    return [task["instruction"] for task in tasks if not any(i.get("input") for i in task.get("instances", []))]
 
 
 def refusals(engine: TransformersEngine, prompts: Sequence[str]) -> list[tuple[str, str, bool]]:

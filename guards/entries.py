@@ -69,11 +69,19 @@ class Sealed(Body):
     policy: Digest
 
 
+class Abandoned(Frozen):
+    """The look that another one is drawn in place of, and why it could not be gone on with."""
+
+    look_seq: Seq
+    reason: Reason
+
+
 class SeedDrawn(Body):
     """A look: the random bytes from which its items are drawn, and what the candidate is held against.
 
     ``champion`` was in use when the look began; ``compared_with`` answers the items in the
     champion's place. They differ only where two checkpoints are gated outside a loop.
+    ``abandons`` is set where somebody gave up an undecided look of the candidate for this one.
     """
 
     candidate: Digest
@@ -84,6 +92,7 @@ class SeedDrawn(Body):
     champion: Digest | None
     compared_with: Digest | None
     run: Label | None
+    abandons: Abandoned | None = None
 
 
 class EvidenceRecorded(Body):

@@ -91,7 +91,10 @@ class Cost(Frozen):
 
 
 class RunManifest(Frozen):
-    """What produced a run's records, and the digests that bind them."""
+    """What produced a run's records, and the digests that bind them.
+
+    ``code_digest`` is over the sources of the program that drew, answered and scored the items.
+    """
 
     schema_: Literal["stairlock/evidence-run/v1"] = Field(default="stairlock/evidence-run/v1", alias="schema")
     checkpoint_digest: Digest
@@ -106,6 +109,7 @@ class RunManifest(Frozen):
     device: str
     dtype: str
     batch_plan: str
+    code_digest: Digest
     cost: Cost
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

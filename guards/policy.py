@@ -35,8 +35,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Looks(Frozen):
     """How many looks, at whatever candidates, are planned under policies of this name.
 
-    Every proposal is a look. Each may spend an equal part of every gate's alpha (Bonferroni), so
-    that alpha bounds the chance of any false pass of a gate over all of them, fresh items or not.
+    Every proposal is a look. Each may spend an even share of what is left of every gate's alpha
+    (:mod:`guards.gates.alpha`; without edits that is Bonferroni), so that alpha bounds the chance of any
+    false pass of a gate over all of them, fresh items or not.
     """
 
     planned: int = Field(ge=1, le=1000)

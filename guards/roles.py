@@ -3,6 +3,7 @@
 The file is YAML, one per home::
 
     schema: stairlock/roles/v1
+    services: [ci-runner]           # login names under which programs run, and no person; optional
     people:
       - id: ana
         name: Ana Ruiz
@@ -13,11 +14,12 @@ The file is YAML, one per home::
 
 A key belongs to one person, so that two keys never make two people. ``accounts`` lets the rule
 "whoever submitted or trained it may not approve it" recognise a person by the name that a run
-recorded.
+recorded. A name that is neither a person's nor a service's could be anybody's, so that nobody may
+approve what was recorded under it.
 
 Not covered: whether the file itself was changed with permission (its digest goes into every
 sign-off, and approvals are checked against the file again when they take effect); one human who
-appears in it as two people.
+appears in it as two people, or uses an account that is listed as a service's.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Roles(Frozen):
 
     schema_: Literal["stairlock/roles/v1"] = Field(alias="schema")
     people: Annotated[tuple[Person, ...], Field(min_length=1)]
+    services: tuple[Label, ...] = ()
 
     @model_validator(mode="after")
     def _nobody_is_two_people(self) -> Roles:
@@ -72,12 +75,20 @@ class Roles(Frozen):
                 if key.id in keys:
                     raise ValueError(f"the key {key.id} is listed for {keys[key.id]!r} and again for {person.id!r}")
                 keys[key.id] = person.id
+        for service in self.services:
+            if _folded(service) in names:
+                raise ValueError(f"{service!r} is listed as a service, and names {names[_folded(service)]!r}")
         return self
 
     @property
     def digest(self) -> str:
         """Names this version of the file by its content."""
         return digest_of(self.model_dump(mode="json", by_alias=True))
+
+    def knows(self, recorded: str) -> bool:
+        """True if ``recorded`` is a name of somebody or something in this file, in any spelling."""
+        services = {_folded(service) for service in self.services}
+        return _folded(recorded) in services or any(person.is_known_as(recorded) for person in self.people)
 
     def owner_of(self, key_id: str) -> tuple[Person, PublicKey]:
         """The person to whom a key belongs, and the key.
@@ -111,6 +122,11 @@ def load_roles(path: Path) -> Roles:
             fix="write it: people, each with id, name, roles and keys (docs/reference)",
         )
     return load_yaml(path, Roles)
+
+
+def is_same_name(one: str, other: str) -> bool:
+    """True if two recorded names are one name in different spellings."""
+    return _folded(one) == _folded(other)
 
 
 def _folded(name: str) -> str:

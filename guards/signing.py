@@ -246,10 +246,7 @@ def verify(envelope: Envelope, key: PublicKey) -> Statement:
             ``signing.bad-statement`` (signed, but no canonical statement).
     """
     # (1) the payload is of our type: a signature made for another purpose counts for nothing here
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise SignatureRefused(
-            "signing.other-type", "the envelope is no sign-off", got=envelope.payload_type[:200], expected=PAYLOAD_TYPE
-        )
+    _refuse_other_type(envelope)
     # (2) the signature is by this key
     if envelope.key_id != key.id:
         raise SignatureRefused("signing.other-key", "signed with another key", got=envelope.key_id, expected=key.id)
@@ -268,6 +265,19 @@ def verify(envelope: Envelope, key: PublicKey) -> Statement:
             fix="sign again; if nobody touched the envelope, its sender is not who they say",
         ) from error
     # (3) what was signed is a statement, written in the one canonical way
+    return unverified_statement(envelope)
+
+
+def unverified_statement(envelope: Envelope) -> Statement:
+    """What the envelope says. Who signed it, if anybody did, is not checked: for readers without the key.
+
+    Raises:
+        SignatureRefused: ``signing.other-type``, ``signing.bad-envelope``, ``signing.bad-statement``.
+    """
+    _refuse_other_type(envelope)
+    payload = _base64(envelope.payload)
+    if payload is None:
+        raise _bad_envelope("the payload must be base64, with padding and nothing else")
     try:
         statement = Statement.model_validate(parse_json_strict(payload, source="statement"))
     except (ValidationError, EvidenceError, ValueError, RecursionError) as error:
@@ -275,6 +285,13 @@ def verify(envelope: Envelope, key: PublicKey) -> Statement:
     if statement.payload() != payload:
         raise SignatureRefused("signing.bad-statement", "the signed statement is not canonical JSON")
     return statement
+
+
+def _refuse_other_type(envelope: Envelope) -> None:
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise SignatureRefused(
+            "signing.other-type", "the envelope is no sign-off", got=envelope.payload_type[:200], expected=PAYLOAD_TYPE
+        )
 
 
 def _base64(text: str) -> bytes | None:

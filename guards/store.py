@@ -10,15 +10,16 @@ another database the entries' primary key still refuses a decision on a state th
 (see :func:`guards.ledger.append`).
 
 Not covered: a home on a network file system that does not lock or flush as SQLite needs it; a
-disk that lies about flushing; somebody who edits the file (``Store.verify`` finds edits, a head
-that was kept elsewhere finds truncation).
+disk that lies about flushing; somebody who edits the file (``Store.verify`` finds edits and
+entries that no action would have written, a head that was kept elsewhere finds truncation and a
+log that was written anew).
 """
 
 from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ from guards import ledger, state
 from guards.entries import Body, Genesis, Logged, kind_of, typed, typed_as
 from guards.errors import ActionRefused, LedgerError
 from guards.history import History
+from guards.replay.walk import Replay
+from guards.roles import Roles
 
 DATABASE_FILE = "stairlock.db"
 ROLES_FILE = "roles.yaml"
@@ -150,20 +153,31 @@ class Store:
         with self.read() as history:
             return history.head()
 
-    def verify(self, *, trusted_head: ledger.TreeHead | None = None) -> ledger.TreeHead:
-        """Hash the whole log again, and check that the state follows from it.
+    def verify(self, *, trusted_head: ledger.TreeHead | None = None, roles: Sequence[Roles] = ()) -> ledger.TreeHead:
+        """Hash the whole log again, ask of each entry whether it was allowed, and check the state.
 
+        ``trusted_head`` was kept elsewhere: the log must extend it. ``roles`` are the roles files
+        that sign-offs are verified against; without any, their signatures are not verified.
         Returns the recomputed head.
+
+        Not covered: a log that was written anew as a whole, and verdicts that do not follow from
+        their evidence (see :mod:`guards.replay.walk`).
 
         Raises:
             LedgerError: what was edited, dropped, reordered or made up; see
-                :func:`guards.ledger.verify` and :func:`guards.state.verify`.
+                :func:`guards.ledger.verify`, :meth:`guards.replay.walk.Replay.take` and
+                :func:`guards.state.verify`.
         """
         rows: list[state.Row] = []
+        walk = Replay(roles=roles)
+
+        def take(entry: ledger.Entry) -> None:
+            logged = typed(entry)
+            walk.take(logged)
+            rows.extend(state.rows_of(logged))
+
         with self._connect(writes=False) as conn:
-            head = ledger.verify(
-                conn, trusted_head=trusted_head, on_entry=lambda entry: rows.extend(state.rows_of(typed(entry)))
-            )
+            head = ledger.verify(conn, trusted_head=trusted_head, on_entry=take)
             state.verify(conn, rows)
         return head
 

@@ -26,6 +26,7 @@ EXIT_STOPPED = 130
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_PERMITTED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_WRONG_PATH = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
 
 
 class RefusingGroup(TyperGroup):
@@ -74,6 +75,7 @@ def _before_the_command(
 
 app.command("run")(run.run)
 app.command("gate")(gate.gate)
+app.command("abandon")(gate.abandon)
 app.command("eval")(gate.evaluate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("root")(reproduce.root)
@@ -117,7 +119,7 @@ def _indented(text: str) -> str:
 
 
 def _system_refusal(error: OSError) -> StairlockError | None:
-    """A disk that is full and a directory that may not be written are no bugs."""
+    """A disk that is full, a directory that may not be written and a path that leads nowhere are no bugs."""
     where = str(error.filename or "a file")
     if error.errno in _DISK_FULL:
         return StairlockError(
@@ -129,6 +131,14 @@ def _system_refusal(error: OSError) -> StairlockError | None:
     if error.errno in _NOT_PERMITTED:
         return StairlockError(
             "system.not-permitted", f"{where}: {error.strerror}", fix="check who owns it, and who you are"
+        )
+    if error.errno in _WRONG_PATH:
+        return StairlockError(
+            "system.wrong-path",
+            f"{where} is not what is needed there",
+            got=error.strerror or "",
+            fix="check the paths that you gave: a directory where a file is needed, a file where a directory is "
+            "needed, or nothing there at all",
         )
     return None
 

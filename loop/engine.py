@@ -23,6 +23,7 @@ from transformers import DynamicCache
 
 from guards.errors import ModelError
 from guards.ports import Decoding, Generation, Message, ReportDone
+from loop.chat_template import no_chat_template
 
 _MAX_ROWS = 64
 _MAX_SCORE_TOKENS = 4096
@@ -85,7 +86,13 @@ class TransformersEngine:
         return f"by-length/rows={self._max_rows}/prefix-shared"
 
     def chat_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a chat, with the template's generation prompt at the end."""
+        """Token ids of a chat, with the template's generation prompt at the end.
+
+        Raises:
+            ModelError: ``engine.no-chat-template``.
+        """
+        if not self._tokenizer.chat_template:
+            raise no_chat_template("the tokenizer has no chat template, and the model is to answer a chat")
         text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 

@@ -15,6 +15,7 @@ from guards.evidence import EvidenceRun, read_run
 from guards.manifest import scan_checkpoint
 from guards.policy import suite_digest
 from loop.backends.local import LocalBackend
+from loop.chat_template import refuse_without_chat_template
 from loop.recorded_steps import Stage
 from loop.step import Input
 from loop.steps.evaluate_spec import evaluate_spec
@@ -30,12 +31,14 @@ def evaluate_suite(
 
     Raises:
         StepError: ``eval.out-exists``, or whatever the step refuses.
+        ModelError: ``engine.no-chat-template``.
         SuiteError, ConfigError, CheckpointError: the suite or the checkpoint is malformed.
     """
     if out.exists():
         raise StepError("eval.out-exists", f"{out} exists already", fix="name a directory that does not")
     loaded = load_suite(suite)
     checkpoint = Input(kind="checkpoint", path=model.resolve(), digest=scan_checkpoint(model).digest)
+    refuse_without_chat_template(model, [loaded])
     draw_seed = secrets.token_bytes(32) if seed is None else seed
     out.mkdir(parents=True)  # after the refusals, so that the same --out can be given again
     key = out / "salt.key"

@@ -12,11 +12,13 @@ from pathlib import Path
 from guards import actions
 from guards.policy import resolve_policy
 from loop.backends.port import Backend
+from loop.chat_template import refuse_without_chat_template
 from loop.families import question_templates
 from loop.gating import GateResult, gate_candidate
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps, Stage
-from loop.sealed_checkpoints import seal
+from loop.sealed_checkpoints import seal, sealed_directory
+from loop.suites import load_suite
 
 
 def gate_checkpoints(
@@ -36,11 +38,15 @@ def gate_checkpoints(
     Raises:
         CheckpointError: a directory is not a whole, safe checkpoint.
         ConfigError: the policy, or a suite of it, is malformed.
+        ModelError: ``engine.no-chat-template``.
         ActionRefused: ``actions.halted``, ``actions.recalled``, ...
     """
     resolved = resolve_policy(policy)
     _, champion_manifest = seal(champion, home.path, progress=stage("seal the champion"))
     _, candidate_manifest = seal(candidate, home.path, progress=stage("seal the candidate"))
+    suites = [load_suite(policy.parent / suite) for suite in resolved.policy.suites.values()]
+    for manifest in (champion_manifest, candidate_manifest):  # before a look is spent
+        refuse_without_chat_template(sealed_directory(home.path, manifest.digest), suites)
     actions.record_policy(home.store, policy=resolved, actor=actor)
     actions.seal_candidate(
         home.store,

@@ -15,7 +15,9 @@ from guards import actions
 from guards.actions import Draw
 from guards.contamination import TrainingRow
 from guards.entries import DecisionMade, Logged
+from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, read_run
+from guards.gates.alpha import LookPlan, earlier_looks
 from guards.gates.evaluate import evaluate_gates
 from guards.gates.inputs import BudgetState, GateInputs, Role
 from guards.gates.verdict import Verdict
@@ -24,7 +26,7 @@ from guards.policy import CollapseGate, ContaminationGate, EvalGate, ResolvedPol
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps
 from loop.sealed_checkpoints import sealed_directory
-from loop.step import Input, StepSpec
+from loop.step import STEP_MANIFEST, Input, StepSpec
 from loop.steps.evaluate_spec import evaluate_spec
 
 
@@ -56,6 +58,9 @@ def gate_candidate(
 ) -> GateResult:
     """One look at a sealed candidate, or the same look again after a crash.
 
+    A look that has its verdicts is decided by them, and what it was decided by is read, not
+    measured again: the code may be another since.
+
     Raises:
         ActionRefused, EvidenceError, StepError: see :mod:`guards.actions` and :mod:`loop.step`.
     """
@@ -64,6 +69,11 @@ def gate_candidate(
     )
     checkpoints, anchors = _who_answers(home, candidate, compared_with)
     verdicts = _recorded_verdicts(home, draw)
+    if verdicts:
+        decision = actions.record_decision(home.store, candidate=candidate, actor=actor)
+        recorded = _recorded_runs(home, steps, draw, name)
+        if recorded is not None:
+            return GateResult(draw=draw, verdicts=verdicts, decision=decision, runs=_by_role(recorded))
     measured = measure(
         home,
         steps,
@@ -77,13 +87,13 @@ def gate_candidate(
     )
     for (role, _digest, _suite), evidence in measured.items():
         actions.record_evidence(home.store, candidate=candidate, role=role, directory=evidence.directory, actor=actor)
-    # Anchors may differ from gate to gate, so their runs stand under their digests.
-    runs = {(digest if role == "anchor" else role, suite): run for (role, digest, suite), run in measured.items()}
+    runs = _by_role(measured)
     if not verdicts:
         verdicts = evaluate_gates(
             GateInputs(
                 policy=policy,
                 look=draw.look,
+                earlier_looks=_earlier_looks(home, policy, draw),
                 draw_seed_digest=draw.seed_digest,
                 checkpoints=checkpoints,
                 anchors=anchors,
@@ -99,10 +109,53 @@ def gate_candidate(
     return GateResult(draw=draw, verdicts=verdicts, decision=decision, runs=runs)
 
 
+def _earlier_looks(home: Home, policy: ResolvedPolicy, draw: Draw) -> tuple[LookPlan, ...]:
+    with home.store.read() as history:
+        return earlier_looks(history, policy.policy.name, draw.look)
+
+
 def _recorded_verdicts(home: Home, draw: Draw) -> tuple[Verdict, ...]:
     """The verdicts of a look that was interrupted after them: they stand, and are not made again."""
     with home.store.read() as history:
         return tuple(actions.read_verdict(recorded) for recorded in history.verdicts(draw.look_seq))
+
+
+def _recorded_runs(
+    home: Home, steps: RecordedSteps, draw: Draw, name: str
+) -> dict[tuple[Role, str, str], EvidenceRun] | None:
+    """The runs that a look's verdicts are about, with what they cost; None if files of one are lost.
+
+    Raises:
+        EvidenceError: a run is there and is not what was recorded.
+    """
+    with home.store.read() as history:
+        recorded = [entry.body for entry in history.evidence(draw.look_seq)]
+    directories = {body.path: home.path / body.path for body in recorded}
+    if not all((directory.parent / STEP_MANIFEST).is_file() for directory in directories.values()):
+        return None
+    roles: dict[Path, set[str]] = defaultdict(set)
+    for body in recorded:
+        roles[directories[body.path].parent].add(body.role)
+    runs: dict[tuple[Role, str, str], EvidenceRun] = {}
+    for body in recorded:
+        run = read_run(directories[body.path], expect_checkpoint=body.checkpoint)
+        if run.manifest.evidence_digest != body.evidence:
+            raise EvidenceError(
+                "evidence.not-recorded",
+                f"the run in {body.path} is not the one that was recorded",
+                got=run.manifest.evidence_digest,
+                expected=body.evidence,
+                fix="restore the evidence from a copy",
+            )
+        runs[body.role, body.checkpoint, body.suite] = run
+    for step_dir, answered in roles.items():
+        steps.found(f"{name}: evaluate {'/'.join(sorted(answered))}", step_dir)
+    return runs
+
+
+def _by_role(measured: Mapping[tuple[Role, str, str], EvidenceRun]) -> dict[tuple[str, str], EvidenceRun]:
+    """Runs by role and suite. Anchors may differ from gate to gate, so theirs stand under their digests."""
+    return {(digest if role == "anchor" else role, suite): run for (role, digest, suite), run in measured.items()}
 
 
 def _roles_recorded(home: Home, draw: Draw) -> dict[tuple[Role, str], frozenset[str]]:

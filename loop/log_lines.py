@@ -70,7 +70,10 @@ def _checkpoint_summary(body: Body) -> str:
             return f"{short(body.candidate)}{f' ({made})' if made else ''} under policy {short(body.policy)}"
         case SeedDrawn():
             against = f" against {short(body.compared_with)}" if body.compared_with else ""
-            return f"{short(body.candidate)}{against}: look {body.look} under {body.policy_name}, items drawn"
+            instead = ""
+            if body.abandons is not None:
+                instead = f" in place of the look of entry {body.abandons.look_seq}: {body.abandons.reason}"
+            return f"{short(body.candidate)}{against}: look {body.look} under {body.policy_name}, items drawn{instead}"
         case EvidenceRecorded():
             return f"{short(body.candidate)}: the {body.role} ({short(body.checkpoint)}) answered {body.suite}"
         case VerdictRecorded():

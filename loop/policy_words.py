@@ -69,7 +69,7 @@ def gate_in_words(gate: Gate, planned_looks: int) -> str:
         case BudgetGate():
             tokens = "any number of" if gate.max_tokens_trained is None else f"at most {gate.max_tokens_trained:,}"
             return (
-                f"At most {gate.max_cycles_without_person} cycles since a person last signed, "
+                f"At most {gate.max_cycles_without_person} candidates judged since a person last signed, "
                 f"{gate.max_cost_s / _S_PER_H:,.1f} hours of work, and {tokens} trained tokens."
             )
 
@@ -115,8 +115,9 @@ def _looks(policy: Policy) -> str:
     if planned == 1:
         return "One look is planned, at any candidate, and it may spend the whole alpha; after it nothing can pass."
     return (
-        f"{planned} looks are planned, counted over all candidates under this name. Each may spend 1/{planned} of a "
-        "gate's alpha; after the last, no gate that compares scores can pass."
+        f"{planned} looks are planned, counted over all candidates under this name. Each may spend an even share of "
+        f"what is left of a gate's alpha, which is 1/{planned} of it unless an earlier version planned otherwise. "
+        "After the last, no gate that compares scores can pass."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from guards.errors import StairlockError
 from guards.evidence import Cost
 from loop.backends.port import Backend, ReportProgress
 from loop.home import Home
-from loop.step import STEP_MANIFEST, StepManifest, StepSpec
+from loop.step import STEP_MANIFEST, StepManifest, StepSpec, read_step
 
 Stage = Callable[[str], ReportProgress]
 """Called with a step's title; returns what its progress is reported to."""
@@ -47,6 +48,7 @@ class RecordedSteps:
             run=self._run,
             again=lost,
         )
+        started_s = time.monotonic()
         try:
             manifest = self._backend.run(spec, out_dir, self._stage(title))
         except StairlockError as error:
@@ -57,6 +59,7 @@ class RecordedSteps:
                     attempt=attempt.number,
                     outcome="failed",
                     actor=self._actor,
+                    cost=Cost(wall_ms=int(1000 * (time.monotonic() - started_s))),
                     reason=error.rule,
                 )
             raise
@@ -71,3 +74,13 @@ class RecordedSteps:
         )
         self.costs.append((title, manifest.cost))
         return out_dir, manifest
+
+    def found(self, title: str, out_dir: Path) -> None:
+        """Count what a finished step cost whose outputs are used as they are, whatever code wrote them.
+
+        Raises:
+            StepError: an output is not what the step wrote.
+        """
+        manifest = read_step(out_dir, None)
+        if manifest is not None:
+            self.costs.append((title, manifest.cost))

@@ -6,6 +6,7 @@ digest was sealed, against the base.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -14,8 +15,11 @@ from pathlib import Path
 
 from guards import actions
 from guards.canonical import canonical_lines, digest_of, sha256_file
+from guards.durable import whole_directory
+from guards.entries import Logged, RootSet
 from guards.errors import ActionRefused, ModelError
 from guards.gates.verdict import Verdict
+from guards.history import History
 from guards.manifest import CheckpointManifest, manifest_path_for, verify_checkpoint
 from guards.policy import ResolvedPolicy
 from guards.ports import Critic, Decoding, Generation
@@ -112,6 +116,7 @@ def ensure_root(
 
     Raises:
         ModelError: ``root.digest-differs`` (the merged adapter is not what the package pins).
+            ``root.other-rows`` (the rows are not those that the root of this home was trained on).
         ActionRefused: ``actions.root-failed``, ``actions.root-exists`` (another root).
     """
     spec = load_root_spec(package)
@@ -126,9 +131,10 @@ def ensure_root(
     root = trained.manifest.digest
     with home.store.read() as history:
         existing = history.root()
-    if existing is not None:
-        if existing.body.checkpoint == root:
+        if existing is not None and existing.body.checkpoint == root:
+            _check_rows(history, existing, trained.rows_digest)
             return root, (), rows
+    if existing is not None:
         raise ActionRefused(  # before a look is spent on it
             "actions.root-exists",
             "this home has a root, and a root never changes",
@@ -138,6 +144,24 @@ def ensure_root(
         )
     verdicts = _gate_root(home, steps, trained, base, policy, spec, rows, actor=actor, run=run)
     return root, verdicts, rows
+
+
+def _check_rows(history: History, root: Logged[RootSet], rows_digest: str) -> None:
+    """The rows must be those that the root was sealed with: cycles retain some, and gates search all of them."""
+    sealed_before = [
+        entry.body
+        for entry in history.seals(root.body.checkpoint)
+        if entry.seq < root.seq and entry.body.policy == root.body.policy
+    ]
+    recorded = sealed_before[-1].provenance.get("rows_digest") if sealed_before else None
+    if rows_digest != recorded:
+        raise ModelError(
+            "root.other-rows",
+            "the package's rows are not those that this home's root was trained on",
+            got=rows_digest,
+            expected=str(recorded or "rows that the root was sealed with; none are on record"),
+            fix="restore the package that the root came from, or start another home (--home DIR)",
+        )
 
 
 def _merge_shipped(home: Home, package: Path, spec: RootSpec, stage: Stage) -> CheckpointManifest:
@@ -239,21 +263,28 @@ def train_root(home: Home, steps: RecordedSteps, package: Path, spec: RootSpec, 
             params={"recipe": spec.recipe.model_dump(mode="json")},
         ),
     )
-    adapter_dir = _with_alpha(step_dir / ADAPTER_DIR, home.path / "work" / "root-adapter", spec.merge_alpha)
+    adapter_dir = _with_alpha(step_dir / ADAPTER_DIR, home.path / "work", spec.merge_alpha)
     manifest = merge_and_seal(
         home.path, parent=spec.base_digest, adapter_dir=adapter_dir, report=stage("root: merge and seal")
     )
     return Trained(manifest, adapter_dir, rows_input.path, rows_input.digest)
 
 
-def _with_alpha(adapter_dir: Path, out_dir: Path, alpha: int) -> Path:
-    """A copy of an adapter that says another alpha, so that PEFT and the merge here scale it alike."""
-    shutil.rmtree(out_dir, ignore_errors=True)
-    shutil.copytree(adapter_dir, out_dir)
-    path = out_dir / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["lora_alpha"] = alpha
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _with_alpha(adapter_dir: Path, work: Path, alpha: int) -> Path:
+    """A copy of an adapter that says another alpha, so that PEFT and the merge here scale it alike.
+
+    Its name says what is in it, so that runs that make the same at once do not take it from each other.
+    """
+    name = adapter_digest(adapter_dir).removeprefix("sha256:")[:16]
+    out_dir = work / f"root-adapter-{name}-alpha-{alpha}"
+    if out_dir.is_dir():
+        return out_dir
+    with contextlib.suppress(FileExistsError), whole_directory(out_dir) as partial:  # another run was faster
+        shutil.copytree(adapter_dir, partial, dirs_exist_ok=True)
+        path = partial / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["lora_alpha"] = alpha
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return out_dir
 
 

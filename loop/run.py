@@ -16,9 +16,9 @@ from pathlib import Path
 
 from guards import actions
 from guards.canonical import canonical_lines
-from guards.entries import Promoted, SignedOff
 from guards.errors import ActionRefused
 from guards.evidence import Cost, EvidenceRun
+from guards.gates.budget import used_since_a_person
 from guards.gates.inputs import BudgetState
 from guards.gates.verdict import Verdict
 from guards.manifest import manifest_path_for
@@ -230,7 +230,7 @@ def _one_cycle(
         name=name,
         template_texts=question_templates(),
         training_rows=as_training_rows([*root_rows, *rows]),  # the root's rows are in these weights too
-        budget=_budget(home, steps),
+        budget=_budget(home),
         device=config.device,
         dtype=config.dtype,
     )
@@ -395,19 +395,9 @@ def _champion_at(home: Home, config: RunConfig, name: str) -> str:
     return str(began.body.figures["champion"])
 
 
-def _budget(home: Home, steps: RecordedSteps) -> BudgetState:
-    """What was used since a person last looked: promotions since the last sign-off, and this run's cost."""
-    n_promotions = 0
+def _budget(home: Home) -> BudgetState:
     with home.store.read() as history:
-        for entry in history.entries():
-            if isinstance(entry.body, SignedOff):
-                n_promotions = 0
-            elif isinstance(entry.body, Promoted):
-                n_promotions += 1
-    total = sum_costs(cost for _, cost in steps.costs)
-    return BudgetState(
-        cycles_without_person=n_promotions + 1, cost_s=total.wall_ms / 1000, tokens_trained=total.tokens_trained
-    )
+        return used_since_a_person(history)
 
 
 def _clean_up(home: Home, config: RunConfig, reports: list[CandidateReport], *, actor: str) -> None:

@@ -95,8 +95,10 @@ class Progress:
 StepFunction = Callable[[StepSpec, Path, Progress], Cost]
 
 
-def read_step(out_dir: Path, key: str) -> StepManifest | None:
+def read_step(out_dir: Path, key: str | None) -> StepManifest | None:
     """The manifest of a finished step with this key, its outputs checked; None if there is none.
+
+    Without a key it may be any step's: for what the ledger says to lie there, whatever code wrote it.
 
     Raises:
         StepError: the directory is another step's, or an output differs from the manifest.
@@ -109,7 +111,7 @@ def read_step(out_dir: Path, key: str) -> StepManifest | None:
     except (EvidenceError, ValidationError) as error:
         why = error.message if isinstance(error, EvidenceError) else error.errors()[0]["msg"]
         raise StepError("step.bad-manifest", f"{path}: {why}", fix=f"remove {out_dir} and run again") from error
-    if manifest.key != key:
+    if key is not None and manifest.key != key:
         raise StepError("step.other-key", f"{out_dir} is the output of another step", got=manifest.key, expected=key)
     for name, expected in manifest.outputs.items():
         got = sha256_file(out_dir / name) if (out_dir / name).is_file() else "no such file"

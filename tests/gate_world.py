@@ -26,12 +26,14 @@ from guards.evidence import (
     salt_for,
     salted_digest,
 )
+from guards.gates.alpha import plan_of
 from guards.gates.inputs import BudgetState, GateInputs
 from guards.manifest import CheckpointFacts
 from guards.policy import ResolvedPolicy, resolve_policy
 
 DIGEST = {role: sha256_bytes(role.encode()) for role in ("candidate", "champion", "root", "anchor")}
 DRAW_SEED = sha256_bytes(b"the seed of this look")
+CODE = sha256_bytes(b"the program")
 
 EVAL_GATE: dict[str, Any] = {
     "id": "refusal-holds",
@@ -141,6 +143,7 @@ def make_run(
         "device": "cpu",
         "dtype": "bfloat16",
         "batch_plan": "one",
+        "code_digest": CODE,
         "cost": Cost(wall_ms=1).model_dump(),
         **manifest_changes,
     }
@@ -154,6 +157,7 @@ def make_inputs(policy: ResolvedPolicy, *runs: EvidenceRun, look: int = 1, **cha
     inputs = GateInputs(
         policy=policy,
         look=look,
+        earlier_looks=(plan_of(policy.policy),) * max(0, look - 1),
         draw_seed_digest=DRAW_SEED,
         checkpoints=DIGEST,
         runs={(role_by_digest[r.manifest.checkpoint_digest], r.manifest.suite_name): r for r in runs},

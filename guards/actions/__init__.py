@@ -9,7 +9,7 @@ from guards.actions.outcome import decision_now, read_verdict
 from guards.actions.policies import record_policy
 from guards.actions.promotion import promote, rollback
 from guards.actions.root import set_root
-from guards.actions.seal import Draw, draw_seed, seal_candidate
+from guards.actions.seal import Draw, abandon_look, draw_seed, seal_candidate
 from guards.actions.signoff import ApprovalStatus, approval_status, draft_statement, sign_off
 from guards.actions.steps import finish_run, finish_step, record_measured, start_run, start_step
 from guards.actions.stop import halt, lift, recall, record_cleanup
@@ -17,6 +17,7 @@ from guards.actions.stop import halt, lift, recall, record_cleanup
 __all__ = [
     "ApprovalStatus",
     "Draw",
+    "abandon_look",
     "approval_status",
     "decision_now",
     "draft_statement",

@@ -72,20 +72,22 @@ def record_evidence(
         _refuse_other_checkpoint(history, look, role, run)
         _refuse_other_draw(look, run)
         _refuse_other_suite(bound_policy(history, look.body.policy), run)
+        if history.verdicts(look.seq):
+            raise ActionRefused(
+                "actions.look-closed",
+                "this look has its verdicts, so that its evidence cannot change any more",
+                got=f"suite {body.suite!r}, role {role}",
+                fix="its decision follows from what is recorded; evidence that is lost is restored from a copy",
+            )
         if existing:
             raise ActionRefused(
                 "actions.evidence-differs",
                 f"suite {body.suite!r} was already answered by the {role} in this look, with another result",
                 got=body.evidence,
                 expected=existing[0].body.evidence,
-                fix="one draw is answered once; to measure again, gate the candidate again (another look)",
-            )
-        if history.verdicts(look.seq):
-            raise ActionRefused(
-                "actions.look-closed",
-                "this look has its verdicts, so that its evidence cannot change any more",
-                got=f"suite {body.suite!r}, role {role}",
-                fix="gate the candidate again; this counts as another look",
+                fix="one draw is answered once. If the code or the machine changed since, so that it cannot come out "
+                "as it did, give the look up (stairlock abandon CANDIDATE --reason TEXT) and run this again: it goes "
+                "on with another look, which counts",
             )
         return transaction.append(actor, body)
 

@@ -70,6 +70,27 @@ def decided(history: History, look: Logged[SeedDrawn]) -> Logged[DecisionMade]:
     return decision
 
 
+def rejections(history: History, candidate: str) -> tuple[Logged[SeedDrawn], ...]:
+    """The looks that rejected a candidate, under any policy.
+
+    A failed verdict counts before it is decided: nothing else than a reject can come of it.
+    """
+    return tuple(look for look in history.looks(candidate) if _rejects(history, look))
+
+
+def refuse_if_rejected_under(history: History, candidate: str, policy_name: str) -> None:
+    """Raises ``actions.rejected-before`` if a policy of this name, in any version, rejected the candidate."""
+    for look in rejections(history, candidate):
+        if look.body.policy_name == policy_name:
+            raise ActionRefused(
+                "actions.rejected-before",
+                f"the policy {policy_name!r} rejected this candidate in the look that began in entry {look.seq}",
+                got=candidate,
+                expected="a candidate that this policy did not reject",
+                fix="make another candidate; a reject is final under this policy",
+            )
+
+
 def refuse_if_policy_moved(look: Logged[SeedDrawn], seal: Logged[Sealed]) -> None:
     """Raises ``actions.other-policy`` if the candidate was sealed again under another policy since."""
     if look.body.policy != seal.body.policy:
@@ -80,6 +101,13 @@ def refuse_if_policy_moved(look: Logged[SeedDrawn], seal: Logged[Sealed]) -> Non
             expected=seal.body.policy,
             fix="gate the candidate again under the policy that binds it",
         )
+
+
+def _rejects(history: History, look: Logged[SeedDrawn]) -> bool:
+    decision = history.decision(look.seq)
+    if decision is not None:
+        return decision.body.outcome == "reject"
+    return any(verdict.body.outcome == "fail" for verdict in history.verdicts(look.seq))
 
 
 def refuse_if_champion_moved(history: History, look: Logged[SeedDrawn]) -> None:

@@ -16,6 +16,7 @@ from guards.actions.preconditions import (
     refuse_if_halted,
     refuse_if_policy_moved,
     refuse_if_recalled,
+    rejections,
     sealed,
 )
 from guards.actions.signoff import approval_status, home_roles
@@ -32,7 +33,7 @@ from guards.errors import ActionRefused
 from guards.evidence import read_run
 from guards.history import History
 from guards.manifest import verify_checkpoint
-from guards.policy import EvalGate
+from guards.policy import Approvals, EvalGate
 from guards.roles import Roles
 from guards.store import Store
 
@@ -71,7 +72,8 @@ def promote(
         ActionRefused: ``actions.halted``, ``actions.recalled``, ``actions.cleaned-up``,
             ``actions.not-sealed``, ``actions.no-look``, ``actions.not-decided``,
             ``actions.other-policy``, ``actions.no-champion``, ``actions.champion-changed``,
-            ``actions.other-comparison``, ``actions.rejected``, ``actions.decision-used``,
+            ``actions.other-comparison``, ``actions.rejected``, ``actions.rejected-elsewhere``,
+            ``actions.fewer-approvals``, ``actions.decision-used``,
             ``actions.evidence-changed``, ``actions.not-approved``, ``actions.not-passed``.
         CheckpointError: the files are not those that were sealed.
         EvidenceError: the evidence is not what was recorded.
@@ -149,7 +151,8 @@ def _authorise(
     seal = sealed(history, candidate)
     refuse_if_recalled(history, candidate)
     _refuse_if_cleaned_up(history, candidate)
-    # (3) its latest look is decided, under the policy that binds it, is no reject, and was not used before
+    # (3) its latest look is decided, under the policy that binds it, is no reject, and was not used before;
+    #     no policy rejected it here, and none that it was sealed under asks for more people
     look = latest_look(history, candidate)
     refuse_if_policy_moved(look, seal)
     decision = decided(history, look)
@@ -160,6 +163,8 @@ def _authorise(
             got=candidate,
             fix="nothing releases a reject; propose another candidate",
         )
+    _refuse_rejected_elsewhere(history, candidate)
+    _refuse_fewer_approvals(history, look)
     used = history.promotion(decision.seq)
     if used is not None:
         raise ActionRefused(
@@ -182,7 +187,9 @@ def _authorise(
             f"the approvals that the policy requires are not there: {approvals.summary}",
             got=f"{len(approvals.approvers)} approvals, {len(approvals.rejecters)} rejections",
             expected=f"{approvals.required} approvals, 0 rejections",
-            fix="stairlock sign CANDIDATE --approve --reason TEXT, by people with the roles",
+            fix="a rejection is taken back only by who signed it, by approving what there is now"
+            if approvals.rejecters
+            else "stairlock sign CANDIDATE --approve --reason TEXT, by people with the roles",
         )
     if decision_today.outcome != "promote":
         raise ActionRefused(
@@ -207,6 +214,43 @@ def _anchor_gates(history: History, look: Logged[SeedDrawn]) -> tuple[str, ...]:
     verdicts = {item.body.gate: read_verdict(item) for item in history.verdicts(look.seq)}
     anchored = [gate.id for gate in policy.gates if isinstance(gate, EvalGate) and gate.against == "anchor"]
     return tuple(gate for gate in anchored if verdicts[gate].outcome == "pass" and (verdicts[gate].bound or 0.0) > 0.0)
+
+
+def _refuse_rejected_elsewhere(history: History, candidate: str) -> None:
+    rejected = rejections(history, candidate)
+    if rejected:
+        raise ActionRefused(
+            "actions.rejected-elsewhere",
+            f"the policy {rejected[0].body.policy_name!r} rejected this candidate in the look that began in entry "
+            f"{rejected[0].seq}",
+            got=candidate,
+            expected="a candidate that no policy rejected in this home",
+            fix="nothing releases a reject, nor does another policy; make another candidate",
+        )
+
+
+def _refuse_fewer_approvals(history: History, look: Logged[SeedDrawn]) -> None:
+    """Sealing a candidate again under an easier policy must not lower what it takes to approve it."""
+    terms = bound_policy(history, look.body.policy).approvals
+    for seal in history.seals(look.body.candidate):
+        before = bound_policy(history, seal.body.policy).approvals
+        if (
+            terms.required < before.required
+            or set(before.roles) - set(terms.roles)
+            or (before.required and set(before.exclude) - set(terms.exclude))
+        ):
+            raise ActionRefused(
+                "actions.fewer-approvals",
+                f"the candidate was sealed in entry {seal.seq} under a policy that asks for more approvals",
+                got=_terms_text(terms),
+                expected=f"at least {_terms_text(before)}",
+                fix="gate it under a policy that asks for as much as each that it was sealed under",
+            )
+
+
+def _terms_text(terms: Approvals) -> str:
+    roles = f" with the roles {', '.join(terms.roles)}" if terms.roles else ""
+    return f"{terms.required} approvals{roles}, not by {' or '.join(terms.exclude) or '(nobody)'}"
 
 
 def _refuse_other_champion(history: History, look: Logged[SeedDrawn], champion_expected: str) -> None:

@@ -6,9 +6,17 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from guards.actions.preconditions import bound_policy, refuse_if_halted, refuse_if_recalled, sealed
+from guards.actions.preconditions import (
+    bound_policy,
+    latest_look,
+    refuse_if_halted,
+    refuse_if_policy_moved,
+    refuse_if_recalled,
+    refuse_if_rejected_under,
+    sealed,
+)
 from guards.canonical import sha256_bytes
-from guards.entries import Logged, Sealed, SeedDrawn
+from guards.entries import Abandoned, Logged, Sealed, SeedDrawn
 from guards.errors import ActionRefused
 from guards.evidence import Frozen
 from guards.history import History
@@ -111,14 +119,15 @@ def draw_seed(
     with, drawing again returns the same bytes. A caller that may be killed and run again names
     itself in ``run``: a look that this run began is returned also when it is decided. Anything
     else is another look, and counts. ``compared_with`` (default: the champion) is for gating two
-    checkpoints outside a loop; such a candidate cannot be promoted.
+    checkpoints outside a loop; such a candidate cannot be promoted. A candidate that a policy
+    rejected gets no other look under a policy of that name.
 
     Not covered: a machine whose random source is not random; a caller who stops looks that go
     badly (they stay in the log, undecided, and are counted).
 
     Raises:
         ActionRefused: ``actions.halted``, ``actions.not-sealed``, ``actions.recalled``,
-            ``actions.other-policy``, ``actions.bad-random-source``.
+            ``actions.other-policy``, ``actions.rejected-before``, ``actions.bad-random-source``.
     """
     with store.write() as transaction:
         history = transaction.history
@@ -139,24 +148,85 @@ def draw_seed(
         refuse_if_recalled(history, candidate)
         if existing is not None and is_same:
             return _as_draw(history, existing)
-        seed = source(SEED_BYTES)
-        if len(seed) != SEED_BYTES:
+        body = _new_look(history, candidate, policy, compared_with=compared_with, run=run, source=source)
+        return _as_draw(history, transaction.append(actor, body))
+
+
+def abandon_look(
+    store: Store, *, candidate: str, reason: str, actor: str, source: Callable[[int], bytes] = os.urandom
+) -> Draw:
+    """Draw another look in place of the candidate's undecided one, which cannot be gone on with.
+
+    For a look whose evidence would now come out otherwise (the code or the machine changed since
+    it was recorded). The new look counts, says which one it replaces and why, and is found by the
+    run that began the old one. A look without evidence is not replaced but returned: there is
+    nothing in it that could differ. A look with verdicts is never given up: what follows from
+    them stands.
+
+    Not covered: somebody who reads the evidence and gives the look up because it looks bad. It
+    costs one of the planned looks, and both looks and the reason are in the log.
+
+    Raises:
+        ActionRefused: ``actions.no-look``, ``actions.not-sealed``, ``actions.halted``,
+            ``actions.recalled``, ``actions.look-closed``, ``actions.other-policy``,
+            ``actions.rejected-before``, ``actions.bad-argument``, ``actions.bad-random-source``.
+    """
+    with store.write() as transaction:
+        history = transaction.history
+        seal = sealed(history, candidate)
+        look = latest_look(history, candidate)
+        refuse_if_halted(history)
+        refuse_if_recalled(history, candidate)
+        refuse_if_policy_moved(look, seal)
+        if history.verdicts(look.seq) or history.decision(look.seq) is not None:
             raise ActionRefused(
-                "actions.bad-random-source", "the random source gave too little", got=f"{len(seed)} bytes"
+                "actions.look-closed",
+                f"the look that began in entry {look.seq} has its verdicts, and what follows from them stands",
+                got=candidate,
+                fix="run the same gate or run again: it goes on to the decision, and measures nothing for it",
             )
-        name = bound_policy(history, policy).name
-        champion = history.champion()
-        body = SeedDrawn(
-            candidate=candidate,
-            policy=policy,
-            policy_name=name,
-            look=history.count_looks(name) + 1,
-            seed=seed.hex(),
-            champion=champion,
-            compared_with=champion if compared_with is None else compared_with,
-            run=run,
+        if not history.evidence(look.seq):
+            return _as_draw(history, look)
+        given_up = look.body
+        body = _new_look(
+            history,
+            candidate,
+            given_up.policy,
+            compared_with=None if given_up.compared_with == given_up.champion else given_up.compared_with,
+            run=given_up.run,
+            source=source,
+            abandons=Abandoned(look_seq=look.seq, reason=reason),
         )
         return _as_draw(history, transaction.append(actor, body))
+
+
+def _new_look(
+    history: History,
+    candidate: str,
+    policy: str,
+    *,
+    compared_with: str | None,
+    run: str | None,
+    source: Callable[[int], bytes],
+    abandons: Abandoned | None = None,
+) -> SeedDrawn:
+    name = bound_policy(history, policy).name
+    refuse_if_rejected_under(history, candidate, name)
+    seed = source(SEED_BYTES)
+    if len(seed) != SEED_BYTES:
+        raise ActionRefused("actions.bad-random-source", "the random source gave too little", got=f"{len(seed)} bytes")
+    champion = history.champion()
+    return SeedDrawn(
+        candidate=candidate,
+        policy=policy,
+        policy_name=name,
+        look=history.count_looks(name) + 1,
+        seed=seed.hex(),
+        champion=champion,
+        compared_with=champion if compared_with is None else compared_with,
+        run=run,
+        abandons=abandons,
+    )
 
 
 def _is_this_look(

@@ -1,8 +1,10 @@
 """Sign-offs: what a person signs, recording it, and counting approvals.
 
 A sign-off is about one exact triple: candidate, evidence, policy. A new look has other evidence,
-so that everything signed before is void without anyone having to say so. Of one person only the
-latest sign-off counts, by the time that they signed.
+so that every approval signed before is void without anyone having to say so. A rejection is not:
+it counts against the candidate, whatever evidence or policy comes after it, until the same person
+approves what there is then. Of one person only the latest sign-off counts, by the time that they
+signed.
 
 Not covered: whether the person read what they signed.
 """
@@ -25,7 +27,7 @@ from guards.actions.preconditions import (
     sealed,
 )
 from guards.canonical import sha256_bytes
-from guards.entries import DecisionMade, Logged, Sealed, SeedDrawn, SignedOff
+from guards.entries import DecisionMade, Logged, Sealed, SeedDrawn, SignedOff, typed_as
 from guards.errors import ActionRefused, SignatureRefused
 from guards.history import History
 from guards.ledger import parse_time, timestamp
@@ -97,7 +99,7 @@ def sign_off(store: Store, *, envelope: bytes, actor: str, roles: Roles | None =
         SignatureRefused: an envelope, signature or key that does not verify
             (:mod:`guards.signing`, ``roles.unknown-key``), ``signing.other-signer``.
         ActionRefused: ``actions.other-triple`` (the candidate was gated again, or bound to another
-            policy, since), ``actions.own-work``,
+            policy, since), ``actions.own-work``, ``actions.unknown-account``,
             ``actions.signed-in-future``, ``actions.signoff-expired``, ``actions.cannot-approve``,
             and as for :func:`draft_statement`.
     """
@@ -138,8 +140,9 @@ def sign_off(store: Store, *, envelope: bytes, actor: str, roles: Roles | None =
         _refuse_own_work(person, terms, history.seals(statement.candidate))
         # (5) it was signed lately
         _refuse_untimely(statement, terms, transaction.now)
-        # (6) an approval can release only what waits for approvals
+        # (6) an approval is by somebody who is known not to have made it, and releases only what waits for approvals
         if statement.decision == "approve":
+            _refuse_unknown_accounts(known, terms, history.seals(statement.candidate))
             _refuse_idle_approval(history, look, decision, transaction.now)
         body = SignedOff(
             candidate=statement.candidate,
@@ -167,21 +170,21 @@ def home_roles(store: Store) -> Roles | None:
 def approval_status(history: History, look: Logged[SeedDrawn], roles: Roles | None, now: datetime) -> ApprovalStatus:
     """Count a look's approvals as they stand at ``now``, verifying every signature again.
 
-    An approval counts only if its key still belongs to the same person, who is not excluded, and
-    signed no longer ago than the policy allows. Every role that the policy names needs an
-    approver of its own. A rejection by somebody who was eligible when they signed blocks,
-    whatever happened to them since.
+    An approval counts only if it is about this look, its key still belongs to the same person, who
+    is not excluded, signed no longer ago than the policy allows, and the roles file knows every
+    account that the policy excludes. Every role that the policy names needs an approver of its
+    own. A rejection by somebody who was eligible when they signed blocks, whatever happened to
+    them since, and whichever look at the candidate it was about.
     """
     terms = bound_policy(history, look.body.policy).approvals
     seals = history.seals(look.body.candidate)
     evidence = history.evidence_digest(look.seq)
     recorded = () if evidence is None else history.signoffs(look.body.candidate, evidence, look.body.policy)
+    rejecters = [signoff.body.person for signoff in standing_rejections(history, look.body.candidate)]
     approvers: list[Person] = []
-    rejecters: list[str] = []
     void: list[str] = []
     for signoff in _latest_by_person(recorded):
-        if signoff.body.decision == "reject":
-            rejecters.append(signoff.body.person)
+        if signoff.body.person in rejecters or signoff.body.decision == "reject":
             continue
         try:
             approvers.append(_still_approves(signoff, roles, terms, seals, now))
@@ -194,6 +197,30 @@ def approval_status(history: History, look: Logged[SeedDrawn], roles: Roles | No
         has_every_role=_has_every_role(approvers, terms),
         roles=terms.roles,
         void=tuple(void),
+    )
+
+
+def standing_rejections(history: History, candidate: str) -> tuple[Logged[SignedOff], ...]:
+    """The rejections of a candidate that their signers did not take back, of each person the last.
+
+    About any evidence and under any policy. What takes one back is the same person's approval,
+    signed later, of the same look or a later one.
+    """
+    entries = history.entries(kind="signoff", candidate=candidate)
+    signoffs = [typed_as(logged.entry, SignedOff) for logged in entries]
+    standing = [
+        one.body.decision == "reject" and not any(_takes_back(other.body, one.body) for other in signoffs)
+        for one in signoffs
+    ]
+    return tuple({one.body.person: one for one, stands in zip(signoffs, standing, strict=True) if stands}.values())
+
+
+def _takes_back(other: SignedOff, rejection: SignedOff) -> bool:
+    return (
+        other.decision == "approve"
+        and other.person == rejection.person
+        and other.look_seq >= rejection.look_seq
+        and other.signed_time > rejection.signed_time
     )
 
 
@@ -232,23 +259,40 @@ def _still_approves(
     if signed != (person.id, body.candidate, body.evidence, body.policy, body.decision) or person.id != body.person:
         raise SignatureRefused("signing.other-signer", "its envelope says something else than its entry")
     _refuse_own_work(person, terms, seals)
+    _refuse_unknown_accounts(roles, terms, seals)
     _refuse_untimely(statement, terms, now)
     return person
 
 
 def _refuse_own_work(person: Person, terms: Approvals, seals: Sequence[Logged[Sealed]]) -> None:
+    for part, name in _excluded_accounts(terms, seals):
+        if person.is_known_as(name):
+            raise ActionRefused(
+                "actions.own-work",
+                f"{person.id} is the {part} of this candidate, and nobody signs off their own work",
+                got=name,
+                fix="ask somebody else with the role",
+            )
+
+
+def _refuse_unknown_accounts(roles: Roles, terms: Approvals, seals: Sequence[Logged[Sealed]]) -> None:
+    """An account that the roles file does not know could be the approver's own."""
+    for part, name in _excluded_accounts(terms, seals):
+        if not roles.knows(name):
+            raise ActionRefused(
+                "actions.unknown-account",
+                f"the {part} of this candidate is nobody in the roles file, so nobody is known not to be them",
+                got=name,
+                expected="an account of a person, or a service, in the roles file",
+                fix="add the account to its person's accounts in roles.yaml, or to services if it is no person's",
+            )
+
+
+def _excluded_accounts(terms: Approvals, seals: Sequence[Logged[Sealed]]) -> list[tuple[str, str]]:
+    """(part, recorded name) of everyone who may not approve."""
     # Every seal counts: sealing a candidate again must not make anyone forget who trained it.
-    for seal in seals:
-        recorded = {"submitter": seal.body.submitter, "trainer": seal.body.trainer}
-        for part in terms.exclude:
-            name = recorded[part]
-            if name is not None and person.is_known_as(name):
-                raise ActionRefused(
-                    "actions.own-work",
-                    f"{person.id} is the {part} of this candidate, and nobody signs off their own work",
-                    got=name,
-                    fix="ask somebody else with the role",
-                )
+    parts = [{"submitter": seal.body.submitter, "trainer": seal.body.trainer} for seal in seals]
+    return [(part, name) for recorded in parts for part in terms.exclude if (name := recorded[part]) is not None]
 
 
 def _refuse_untimely(statement: Statement, terms: Approvals, now: datetime) -> None:

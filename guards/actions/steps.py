@@ -1,6 +1,7 @@
 """Runs and steps: that something began is in the log before its results can be.
 
-So nobody can run a step until it turns out well and show only that attempt: the log counts them.
+So nobody can run a step until it turns out well and show only that attempt: the log counts them,
+those that were killed too.
 """
 
 from __future__ import annotations
@@ -87,9 +88,9 @@ def start_step(
 ) -> Attempt:
     """Begin a step, by the digest of its spec, before its process starts.
 
-    An attempt that was killed goes on under its number. After a failed one, the next begins. If
-    the step is done, that attempt is returned (``is_done``), and there is nothing to run; only
-    with ``again`` (its outputs are lost, or it is to be repeated) does another attempt begin.
+    Every call begins another attempt, and an attempt that was killed stays without an end in the
+    log. Only if the step is done is that attempt returned (``is_done``), and there is nothing to
+    run; with ``again`` (its outputs are lost, or it is to be repeated) another begins even then.
 
     Raises:
         ActionRefused: ``actions.halted``.
@@ -101,8 +102,6 @@ def start_step(
         if last is not None and last.is_done and not again:
             return last
         refuse_if_halted(history)
-        if last is not None and last.finished is None:
-            return last
         number = 1 if last is None else last.number + 1
         body = StepStarted(spec=spec, step=step, attempt=number, candidate=candidate, run=run)
         return Attempt(transaction.append(actor, body), None)

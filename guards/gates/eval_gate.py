@@ -2,7 +2,7 @@
 
 Numbered in the order in which they are checked:
 
-(1) the look is within the planned ones, else inconclusive: the alpha is spent
+(1) some alpha is left for this look (:mod:`guards.gates.alpha`), else inconclusive
 (2) the evidence is of the right checkpoints, suite, draw, items and engine, else inconclusive
 (3) every cluster that the gate names has items, and together they are enough, else inconclusive
 (4) no more candidate items are unscored than the policy allows, else fail
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, Record, Scored
+from guards.gates.alpha import alpha_of_look
 from guards.gates.inputs import GateInputs, comparable_runs, required_run
 from guards.gates.verdict import Verdict
 from guards.policy import EvalGate
@@ -59,14 +60,7 @@ def evaluate_eval_gate(gate: EvalGate, inputs: GateInputs) -> Verdict:
         EvidenceError: evidence that cannot be read as what the gate asks for. The caller turns it
             into an inconclusive verdict.
     """
-    planned = inputs.policy.policy.looks.planned
-    if not 1 <= inputs.look <= planned:  # (1)
-        raise EvidenceError(
-            "gate.alpha-spent",
-            f"look {inputs.look} is beyond the {planned} that the policy planned, so no alpha is left",
-            fix="a policy that plans more looks binds candidates sealed after it was recorded",
-        )
-    alpha = gate.alpha / planned
+    alpha = _alpha(gate, inputs)  # (1)
     if gate.against is None:  # (2)
         candidate_run, reference_run = required_run(inputs, "candidate", gate.suite), None
     else:
@@ -115,6 +109,32 @@ def evaluate_eval_gate(gate: EvalGate, inputs: GateInputs) -> Verdict:
             "details": {**base, **finding.details},
         }
     )
+
+
+def _alpha(gate: EvalGate, inputs: GateInputs) -> float:
+    """This look's part of the gate's alpha, above 0."""
+    planned, n_earlier = inputs.policy.policy.looks.planned, len(inputs.earlier_looks)
+    if not 1 <= inputs.look <= planned:
+        raise EvidenceError(
+            "gate.alpha-spent",
+            f"look {inputs.look} is beyond the {planned} that the policy planned, so no alpha is left",
+            fix="where alpha is left, a policy of this name that plans more looks shares it out",
+        )
+    if n_earlier != inputs.look - 1:
+        raise EvidenceError(
+            "gate.earlier-looks",
+            "what the looks before this one spent is not known",
+            got=f"the plans of {n_earlier} looks",
+            expected=str(inputs.look - 1),
+        )
+    alpha = alpha_of_look(gate, planned, inputs.earlier_looks)
+    if alpha <= 0:
+        raise EvidenceError(
+            "gate.alpha-spent",
+            f"the {n_earlier} looks before, under policies of this name, spent the whole alpha of {gate.alpha:g}",
+            fix="only a larger alpha (a larger chance of a false pass over all looks) would leave some",
+        )
+    return float(alpha)
 
 
 def _chosen(gate: EvalGate, run: EvidenceRun) -> list[Record]:

@@ -11,6 +11,7 @@ from pydantic import Field
 from guards.contamination import TrainingRow
 from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, Frozen
+from guards.gates.alpha import LookPlan
 from guards.manifest import CheckpointFacts
 from guards.policy import ResolvedPolicy
 
@@ -33,6 +34,7 @@ class GateInputs:
     its own anchor, where that is not ``checkpoints["anchor"]``. ``runs`` is keyed by role and suite;
     an anchor's run may stand under its digest instead, or under another role that has this digest.
     ``draw_seed_digest`` is that of the seed that entered the ledger for this look; looks count from 1.
+    ``earlier_looks`` are the plans of those before it (:func:`guards.gates.alpha.earlier_looks`).
     """
 
     policy: ResolvedPolicy
@@ -45,6 +47,7 @@ class GateInputs:
     training_rows: tuple[TrainingRow, ...] | None = None
     template_texts: tuple[str, ...] = ()
     budget: BudgetState | None = None
+    earlier_looks: tuple[LookPlan, ...] = ()
 
 
 def required_run(inputs: GateInputs, role: Role, suite: str, *, gate_id: str = "") -> EvidenceRun:
@@ -102,7 +105,7 @@ def comparable_runs(
         raise EvidenceError(
             "gate.other-items", f"candidate and {reference} did not answer the same items of suite {suite!r}"
         )
-    for name in ("engine", "device", "dtype", "batch_plan"):
+    for name in ("engine", "device", "dtype", "batch_plan", "code_digest"):
         got, expected = str(getattr(candidate.manifest, name)), str(getattr(other.manifest, name))
         if got != expected:
             raise EvidenceError(
@@ -110,6 +113,6 @@ def comparable_runs(
                 f"candidate and {reference} were measured differently on suite {suite!r}: {name}",
                 got=got,
                 expected=expected,
-                fix="evaluate both with the same engine, device, dtype and batch plan",
+                fix="evaluate both with the same engine, device, dtype, batch plan and version of this program",
             )
     return candidate, other

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from guards import actions
 from guards.durable import write_whole
 from guards.errors import StairlockError
 from guards.evidence import EvidenceRun, Scored
@@ -21,6 +22,7 @@ from loop.commands.options import (
     HomeOption,
     JsonOption,
     QuietOption,
+    ReasonOption,
     actor_name,
     open_home,
     say,
@@ -123,6 +125,8 @@ def _prepare(junit: Path) -> None:
     """Say now what would otherwise be found out after a long run; leave no older result that passes for this one."""
     if not junit.parent.is_dir():
         raise typer.BadParameter(f"there is no directory {junit.parent}", param_hint="--junit")
+    if junit.is_dir():
+        raise typer.BadParameter(f"{junit} is a directory", param_hint="--junit")
     junit.unlink(missing_ok=True)
 
 
@@ -183,6 +187,33 @@ def _as_json(digest: str, champion_digest: str, result: GateResult) -> dict[str,
         "entry": decision.seq,
         "verdicts": [{**v.model_dump(mode="json"), "explanation": explain(v)} for v in result.verdicts],
     }
+
+
+def abandon(
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="A digest, or the beginning of one.")],
+    reason: ReasonOption,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give up a candidate's undecided look, where its evidence cannot come out again as it was recorded.
+
+    Draws another look, which counts; run the gate or the run again to go on with it. A look that has its
+    verdicts is never given up.
+    """
+    store = open_home(home).store
+    with store.read() as history:
+        digest = history.find_candidate(candidate).body.candidate
+    draw = actions.abandon_look(store, candidate=digest, reason=reason, actor=actor_name())
+    with store.read() as history:
+        (look,) = (look for look in history.looks(digest) if look.seq == draw.look_seq)
+    if as_json:
+        say_json(look.as_json())
+        return
+    if look.body.abandons is None:
+        say(f"the look that began in entry {look.seq} has no evidence yet, so nothing stands in its way: run it again")
+        return
+    say(f"entry {look.seq}: look {look.body.look}, in place of that of entry {look.body.abandons.look_seq}")
+    say("run the same gate or run again to go on with it")
 
 
 def evaluate(

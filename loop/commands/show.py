@@ -13,7 +13,7 @@ import typer
 from guards import actions
 from guards.actions import ApprovalStatus
 from guards.actions.preconditions import bound_policy
-from guards.actions.signoff import home_roles
+from guards.actions.signoff import home_roles, standing_rejections
 from guards.entries import DecisionMade, Logged, RootSet, Sealed, SeedDrawn, SignedOff
 from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, read_run
@@ -161,14 +161,15 @@ def _say_stops(history: History, digest: str) -> None:
 
 
 def _flips_of(store: Store, history: History, look: Logged[SeedDrawn] | None) -> tuple[SuiteFlips, ...]:
-    """The flips of the latest look, from the evidence that is on disk, if it is what was recorded."""
+    """The flips of the latest look, from the evidence that is on disk.
+
+    Every run of this look must be what was recorded, also those that no flip is read from.
+    """
     if look is None:
         return ()
     runs: dict[tuple[str, str], EvidenceRun] = {}
     for recorded in history.evidence(look.seq):
         body = recorded.body
-        if body.role not in ("candidate", "champion"):
-            continue
         run = read_run(store.home / body.path, expect_checkpoint=body.checkpoint)
         if run.manifest.evidence_digest != body.evidence:
             raise EvidenceError(
@@ -178,7 +179,8 @@ def _flips_of(store: Store, history: History, look: Logged[SeedDrawn] | None) ->
                 expected=body.evidence,
                 fix="restore the evidence from a copy, or gate the candidate again (another look)",
             )
-        runs[body.role, body.suite] = run
+        if body.role in ("candidate", "champion"):
+            runs[body.role, body.suite] = run
     return find_flips(runs, [actions.read_verdict(recorded) for recorded in history.verdicts(look.seq)])
 
 
@@ -274,7 +276,11 @@ def _suite_json(suite: SuiteFlips) -> dict[str, Any]:
 def _signoffs(
     history: History, look: Logged[SeedDrawn], decision: Logged[DecisionMade]
 ) -> tuple[Logged[SignedOff], ...]:
-    return history.signoffs(look.body.candidate, decision.body.evidence, look.body.policy)
+    """Those about this look, and the rejections of others that still count."""
+    candidate = look.body.candidate
+    here = history.signoffs(candidate, decision.body.evidence, look.body.policy)
+    about_others = [one for one in standing_rejections(history, candidate) if one.seq not in {s.seq for s in here}]
+    return tuple(sorted((*about_others, *here), key=lambda one: one.seq))
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

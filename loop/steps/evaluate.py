@@ -32,6 +32,7 @@ from guards.evidence import (
 )
 from guards.ports import Generation
 from loop.checkpoint_io import load_model
+from loop.code_digest import code_digest
 from loop.engine import TransformersEngine
 from loop.step import Progress, StepSpec
 from loop.steps.evaluate_spec import MODEL, SALT_KEY, suite_input
@@ -141,6 +142,7 @@ def run_suite(
         device=engine.device,
         dtype=engine.dtype,
         batch_plan=engine.batch_plan,
+        code_digest=code_digest(),
         cost=cost,
     )
     (out_dir / MANIFEST_FILE).write_bytes(canonical_bytes(manifest.model_dump(mode="json", by_alias=True)))

@@ -16,10 +16,11 @@ from guards.canonical import canonical_bytes, canonical_lines, sha256_bytes, sha
 from guards.decision import decide
 from guards.errors import EvidenceError, StairlockError
 from guards.evidence import EvidenceRun, Scored, parse_record, read_run
+from guards.gates.alpha import LookPlan
 from guards.gates.evaluate import evaluate_gate, evaluate_gates
 from guards.gates.inputs import GateInputs
 from guards.gates.verdict import Verdict
-from guards.policy import ResolvedPolicy
+from guards.policy import Looks, ResolvedPolicy
 from tests.gate_world import DIGEST, EVAL_GATE, FACTS, binary, make_inputs, make_policy, make_run
 
 GOOD = binary(120, 100)
@@ -68,6 +69,12 @@ def swap(world: World, **runs: EvidenceRun | None) -> GateInputs:
     return replace(world.inputs, runs={key: run for key, run in changed.items() if run is not None})
 
 
+def planning(world: World, n_looks: int) -> GateInputs:
+    """The world's inputs, under a policy that plans so many looks."""
+    planned = world.policy.policy.model_copy(update={"looks": Looks(planned=n_looks)})
+    return replace(world.inputs, policy=world.policy.model_copy(update={"policy": planned}))
+
+
 INCONCLUSIVE: dict[str, tuple[str, Callable[[World], GateInputs]]] = {
     "missing suite": ("gate.missing-run", lambda w: swap(w, candidate=None)),
     "champion not evaluated": ("gate.missing-run", lambda w: swap(w, champion=None)),
@@ -113,6 +120,10 @@ INCONCLUSIVE: dict[str, tuple[str, Callable[[World], GateInputs]]] = {
         "gate.other-engine",
         lambda w: swap(w, candidate=w.run("candidate", again="2", batch_plan="two")),
     ),
+    "other code": (
+        "gate.other-engine",
+        lambda w: swap(w, candidate=w.run("candidate", again="2", code_digest=sha256_bytes(b"another program"))),
+    ),
     "a metric that was not measured": (
         "gate.no-metric",
         lambda w: swap(w, candidate=w.run("candidate", again="2", metric="refused_strictly")),
@@ -130,6 +141,11 @@ INCONCLUSIVE: dict[str, tuple[str, Callable[[World], GateInputs]]] = {
     ),
     "look beyond the planned ones": ("gate.alpha-spent", lambda w: replace(w.inputs, look=2)),
     "look zero": ("gate.alpha-spent", lambda w: replace(w.inputs, look=0)),
+    "earlier looks spent it all": (
+        "gate.alpha-spent",
+        lambda w: replace(planning(w, 4), look=2, earlier_looks=(LookPlan(1, {"refusal-holds": 0.05}),)),
+    ),
+    "nobody knows what earlier looks spent": ("gate.earlier-looks", lambda w: replace(planning(w, 4), look=2)),
 }
 
 

@@ -107,17 +107,20 @@ def test_the_log_counts_attempts(world: World):
             cost=Cost(wall_ms=5),
         )
 
-    assert start().number == start().number == 1  # killed and run again
-    finish(1, "failed", None)
-    assert (start().number, start().is_done) == (2, False)
-    assert rule_of(lambda: finish(2, "done", None)) == "actions.no-outputs"
-    finish(2, "done", sha256_bytes(b"outputs"))
-    assert (start().number, start().is_done) == (2, True)
-    assert rule_of(lambda: finish(2, "done", DIGEST)) == "actions.step-differs"
-    assert rule_of(lambda: finish(3, "done", DIGEST)) == "actions.no-such-attempt"
-    assert start(again=True).number == 3
+    assert start().number == 1
+    assert start().number == 2  # the first was killed: what it might have shown is not hidden
+    finish(2, "failed", None)
+    assert (start().number, world.kinds().count("step_started")) == (3, 3)
+    assert rule_of(lambda: finish(3, "done", None)) == "actions.no-outputs"
+    finish(3, "done", sha256_bytes(b"outputs"))
+    assert (start().number, start().is_done) == (3, True)
+    assert rule_of(lambda: finish(3, "done", DIGEST)) == "actions.step-differs"
+    assert rule_of(lambda: finish(4, "done", DIGEST)) == "actions.no-such-attempt"
+    assert start(again=True).number == 4
     with world.store.read() as history:
-        assert [attempt.number for attempt in history.attempts(DIGEST)] == [1, 2, 3]
+        attempts = history.attempts(DIGEST)
+    assert [attempt.number for attempt in attempts] == [1, 2, 3, 4]
+    assert [attempt.finished is None for attempt in attempts] == [True, False, False, True]
 
 
 def test_a_run_is_resumed_only_as_it_began(world: World):
@@ -201,6 +204,7 @@ def test_whatever_happens_the_log_verifies_and_no_champion_is_unearned(
             pass  # refusals are what this is about; only the state that they leave counts
     world.store.verify()
     champion = None
+    rejected: set[str] = set()
     halted: set[int] = set()
     recalled: set[str] = set()
     with world.store.read() as history:
@@ -212,11 +216,14 @@ def test_whatever_happens_the_log_verifies_and_no_champion_is_unearned(
                 halted.add(entry.seq)
             if entry.kind == "lift":
                 halted -= set(entry.as_json()["body"]["halts"])
+            if entry.kind == "reject":
+                rejected.add(str(entry.as_json()["body"]["candidate"]))
             if isinstance(body, SeedDrawn):
                 assert not halted
+                assert body.candidate not in rejected
             if isinstance(body, Promoted):
                 assert not halted
-                assert body.candidate not in recalled
+                assert body.candidate not in recalled | rejected
                 assert body.champion_before == champion
                 assert set(body.approvers) >= {"ana", "bo"}
                 verdicts = history.verdicts(body.look_seq)

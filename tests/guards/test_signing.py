@@ -263,6 +263,7 @@ def test_a_roles_file_in_the_form_that_the_documentation_shows(tmp_path: Path):
     path = tmp_path / "roles.yaml"
     path.write_text(
         "schema: stairlock/roles/v1\n"
+        "services: [ci-runner]\n"
         "people:\n"
         "  - id: ana\n"
         "    name: Ana Ruiz\n"
@@ -277,6 +278,8 @@ def test_a_roles_file_in_the_form_that_the_documentation_shows(tmp_path: Path):
     assert (person.id, key.id) == ("ana", key_id)
     assert all(person.is_known_as(name) for name in ("ana", "ANA RUIZ", "Ana.Ruiz", " ana "))
     assert not person.is_known_as("an")
+    assert all(roles.knows(name) for name in ("ana", "Ana.Ruiz", "CI-runner "))
+    assert not person.is_known_as("ci-runner") and not roles.knows("ci")
     assert rule_of(lambda: roles.owner_of(DIGEST)) == "roles.unknown-key"
     before = roles.digest
     path.write_text(path.read_text().replace("safety", "governance"))
@@ -300,10 +303,11 @@ def test_without_a_roles_file_nobody_may_sign(tmp_path: Path):
         roles_yaml(entry("ana", roles=["reveiwer"])),
         roles_yaml(entry("ana", admin=True)),
         roles_yaml(entry("a\x07na")),
+        roles_yaml(entry("ana", accounts=["bot"])).removesuffix("}") + ', "services": ["BOT"]}',  # a person's account
         "schema: stairlock/roles/v2\npeople: []\n",
         "",
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_a_roles_file_that_is_not_one_is_refused_with_its_place(tmp_path: Path, text: str):
     path = tmp_path / "roles.yaml"

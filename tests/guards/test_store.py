@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from guards import ledger, state
-from guards.entries import Halted, Measured, Recalled, Sealed, StepStarted
+from guards import actions, ledger, state
+from guards.entries import Halted, Measured, Sealed, StepStarted
 from guards.errors import ActionRefused
 from guards.store import DATABASE_FILE, Store
 from tests.store_world import ManualClock, World, rule_of
@@ -224,9 +224,7 @@ def test_a_read_only_database_says_so(store: Store):
 )
 def test_an_edited_state_is_found(world: World, statement: str):
     candidate = world.promoted("one")
-    halt(world.store)
-    with world.store.write() as transaction:
-        transaction.append("ana", Recalled(checkpoint=candidate, reason="why"))
+    actions.recall(world.store, checkpoint=candidate, reason="why", actor="ana")
     world.store.verify()
     tamper(world.store, statement)
     assert rule_of(world.store.verify) == "state.edited"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -44,6 +45,7 @@ READ_ONLY = [
     ("halt", "--reason", "x"),
     ("lift", "--reason", "x"),
     ("recall", "abcd", "--reason", "x"),
+    ("abandon", "abcd", "--reason", "x"),
 ]
 
 
@@ -99,6 +101,16 @@ def test_a_full_disk_is_a_refusal_and_a_bug_is_a_bug(tmp_path: Path, monkeypatch
     failing(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         stairlock("run", "demo.yaml", "--home", tmp_path, "--quiet")
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT])
+def test_a_path_that_leads_nowhere_is_a_refusal(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def run_loop(*_: object, **__: object) -> None:
+        raise OSError(number, "it is not so", "some/path")
+
+    replace_module(monkeypatch, "loop.run", run_loop=run_loop, plan_loop=None)
+    done = stairlock("run", "demo.yaml", "--home", tmp_path, "--quiet")
+    assert done.code == 1 and "system.wrong-path" in done.err and "some/path" in done.err and "it is not so" in done.err
 
 
 def test_the_actor_is_the_account_and_not_what_the_environment_says(monkeypatch: pytest.MonkeyPatch):

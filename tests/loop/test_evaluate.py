@@ -10,6 +10,7 @@ from guards.canonical import sha256_bytes
 from guards.errors import ModelError, SuiteError
 from guards.evidence import Cost, EvidenceRun, Unscored, read_run
 from loop.checkpoint_io import load_model
+from loop.code_digest import code_digest
 from loop.engine import TransformersEngine
 from loop.step import Input, Progress
 from loop.steps import evaluate
@@ -49,6 +50,19 @@ def test_an_answer_that_cannot_be_scored_is_unscored_with_the_reason(
     run = run_families(engine, tiny_checkpoint, tmp_path)
     assert [record.outcome for record in run.records] == [Unscored(reason="suite.wrong-scorer")] * 12
     assert all(record.output_digest is not None for record in run.records)
+
+
+def test_a_run_says_which_code_measured_it(engine: TransformersEngine, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert run_families(engine, tiny_checkpoint, tmp_path).manifest.code_digest == code_digest()
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(
+    engine: TransformersEngine, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._tokenizer, "chat_template", None)
+    with pytest.raises(ModelError) as refused:
+        run_families(engine, tiny_checkpoint, tmp_path)
+    assert refused.value.rule == "engine.no-chat-template"
 
 
 def test_an_error_while_the_model_answers_leaves_no_run(

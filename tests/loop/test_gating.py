@@ -11,6 +11,7 @@ from guards import actions
 from guards.canonical import sha256_bytes
 from guards.gates.verdict import Verdict
 from guards.policy import ResolvedPolicy, resolve_policy
+from loop import gating
 from loop.checkpoint_io import write_safetensors
 from loop.gating import GateResult, gate_candidate
 from loop.home import Home
@@ -113,3 +114,27 @@ def test_a_look_is_gone_on_with_by_the_anchors_that_answered_in_it(
     assert again.draw.look_seq == first.draw.look_seq
     assert (again.verdicts, again.decision, again.runs) == (first.verdicts, first.decision, first.runs)
     assert home.store.verify() == before
+
+
+def test_a_look_that_has_its_verdicts_is_decided_though_the_code_is_another_since(
+    tmp_path: Path, tiny_checkpoint: Path, bad_checkpoint: Path, policy: ResolvedPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, root = home_with_root(tmp_path / "home", bad_checkpoint, policy)
+    _, manifest = seal(tiny_checkpoint, home.path)
+    candidate = manifest.digest
+    actions.seal_candidate(home.store, manifest=manifest, provenance={}, policy=policy.digest, actor="tester")
+    with monkeypatch.context() as killed:
+        killed.setattr(actions, "record_decision", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            gate(home, candidate, against=root, policy=policy)
+    with home.store.read() as history:
+        look = history.latest_look(candidate)
+        assert look is not None and history.verdicts(look.seq) and history.decision(look.seq) is None
+    steps = sorted(path.name for path in (home.path / "steps").iterdir())
+    monkeypatch.setattr(gating, "measure", lambda *_, **__: pytest.fail("it was measured again"))
+
+    result = gate(home, candidate, against=root, policy=policy)
+
+    assert (result.draw.look_seq, result.decision.kind) == (look.seq, "promote")
+    assert set(result.runs) == {("candidate", "language"), (root, "language")}
+    assert sorted(path.name for path in (home.path / "steps").iterdir()) == steps

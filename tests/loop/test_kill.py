@@ -1,5 +1,7 @@
 """Kill -9 at random moments of a run, and resume: the same champion, no entry lost and none doubled.
 
+A killed step begins once more, and the log counts that: only there may the logs differ.
+
 ``make test`` kills twice; ``make soak`` twenty times (STAIRLOCK's own processes and the step's, in
 turn: sometimes only the parent dies, and its step lives on).
 """
@@ -42,11 +44,18 @@ def finish(config: Path, home: Path, log: Path) -> float:
     return time.monotonic() - began_s
 
 
-def what_the_log_says(home: Path) -> tuple[str | None, Counter[str]]:
+def what_the_log_says(home: Path, n_kills: int) -> tuple[str | None, Counter[str]]:
+    """The champion, and how many entries there are of each kind, but for the beginnings of steps.
+
+    Of those, each kill may leave at most one without its end: the step that it met.
+    """
     store = Store.open(home)
     store.verify()
     with store.read() as history:
-        return history.champion(), Counter(entry.kind for entry in history.entries())
+        champion, counted = history.champion(), Counter(entry.kind for entry in history.entries())
+    n_unfinished = counted.pop("step_started") - counted["step_finished"]
+    assert 0 <= n_unfinished <= n_kills, f"{n_unfinished} attempts without an end, after {n_kills} kills"
+    return champion, counted
 
 
 def killed_often(config: Path, home: Path, log: Path, n_kills: int, chance: random.Random, longest_s: float) -> int:
@@ -70,13 +79,13 @@ def compare(directory: Path, tiny_checkpoint: Path, n_kills: int, longest_s: flo
     """Kill until ``n_kills`` met a run alive, in as many homes as that takes; returns the kills of each home."""
     config = build_tiny_world(directory / "world", tiny_checkpoint)
     finish(config, directory / "whole", directory / "whole.log")
-    champion, counted = what_the_log_says(directory / "whole")
+    champion, counted = what_the_log_says(directory / "whole", n_kills=0)
     chance = random.Random(5)
     met: list[int] = []
     while sum(met) < n_kills:
         home = directory / f"killed-{len(met)}"
         met.append(killed_often(config, home, home.with_suffix(".log"), n_kills - sum(met), chance, longest_s))
-        assert what_the_log_says(home) == (champion, counted)
+        assert what_the_log_says(home, n_kills=met[-1]) == (champion, counted)
         leftovers = [path for path in (home / "steps").glob("*") if path.is_dir()]
         assert all((path / "step.json").is_file() for path in leftovers if not path.name.startswith("."))
     return met

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from guards.canonical import digest_of, sha256_bytes
-from guards.errors import StairlockError
+from guards.errors import ModelError, StairlockError
 from guards.evidence import Cost
 from loop import step as step_module
 from loop.home import Home
@@ -101,3 +102,19 @@ def test_a_step_whose_manifest_is_torn_is_refused_until_its_directory_is_removed
     shutil.rmtree(step.out_dir)
     step.run()
     assert (step.n_calls, step.attempts) == (2, ["done", "done"])
+
+
+def test_what_a_failed_step_cost_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = CountedStep(tmp_path / "home", monkeypatch)
+
+    def fail(_spec: StepSpec, _out_dir: Path, _progress: Progress) -> Cost:
+        time.sleep(0.02)
+        raise ModelError("engine.no-eos", "no")
+
+    monkeypatch.setattr(step_module, "_function_of", lambda _kind: fail)
+    with pytest.raises(ModelError):
+        step.run()
+    with step.home.store.read() as history:
+        finished = history.attempts(step.spec.key)[-1].finished
+    assert finished is not None and finished.body.outcome == "failed"
+    assert finished.body.cost is not None and finished.body.cost.wall_ms >= 20

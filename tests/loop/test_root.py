@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from guards.canonical import digest_of, sha256_file
-from guards.errors import ConfigError
+from guards.errors import ConfigError, ModelError
 from guards.policy import resolve_policy
 from loop.backends.local import LocalBackend
 from loop.home import Home
@@ -49,6 +49,16 @@ def test_the_log_says_what_a_shipped_root_was_made_from(tmp_path: Path, tiny_che
         }.items()
     )
     home.store.verify()
+
+    # Other rows under the same root: the package is consistent, and yet not what the root was trained on.
+    with (package / ROWS_FILE).open("rb") as rows:
+        fewer = rows.readlines()[:-1]
+    (package / ROWS_FILE).write_bytes(b"".join(fewer))
+    swapped = sha256_file(package / ROWS_FILE)
+    (package / "root.yaml").write_text((package / "root.yaml").read_text().replace(rows_digest, swapped))
+    with pytest.raises(ModelError) as refused:
+        ensure_root(home, steps, package, policy, quiet, actor="tester", run=None, retrain=False)
+    assert (refused.value.rule, refused.value.got, refused.value.expected) == ("root.other-rows", swapped, rows_digest)
 
 
 def test_a_missing_key_of_the_critic_is_refused_before_the_base_answers(tmp_path: Path, tiny_checkpoint: Path) -> None:

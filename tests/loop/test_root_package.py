@@ -10,6 +10,7 @@ from guards.canonical import sha256_file
 from guards.errors import ConfigError, ModelError
 from guards.ports import Decoding
 from loop.checkpoint_io import load_model
+from loop.constitutional import choose, load_prompts
 from loop.engine import TransformersEngine
 from loop.merge import merge_adapter
 from loop.root_package import ADAPTER, EndpointSpec, load_root_spec, package_rows, read_api_key
@@ -27,6 +28,15 @@ def test_the_package_is_whole_and_small() -> None:
     rows = package_rows(PACKAGE, spec)
     assert {row.source for row in rows} == {"refusal", "look_alike", "ordinary"}
     assert sum(path.stat().st_size for path in (PACKAGE / ADAPTER).iterdir()) <= MAX_ADAPTER_BYTES
+
+
+def test_the_rows_follow_from_the_prompts_that_are_shipped() -> None:
+    spec = load_root_spec(PACKAGE)
+    prompts = choose(load_prompts(PACKAGE / spec.prompts), spec.mixture)
+    prompt_of = {prompt.id: prompt.prompt for prompt in prompts.all}
+    rows = package_rows(PACKAGE, spec)
+    assert all(row.prompt == prompt_of[row.row_id] for row in rows)
+    assert len(rows) >= 0.99 * len(prompt_of)  # a harmless prompt that the base always refused has no row
 
 
 def test_rows_that_were_changed_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``stairlock gate`` and ``stairlock eval``: exit codes, JUnit, intervals."""
+"""``stairlock gate``, ``abandon`` and ``eval``: exit codes, JUnit, intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from guards.errors import CheckpointError
 from tests.command_line import replace_module, stairlock
 from tests.gate_world import EVAL_GATE, make_policy, make_run
 from tests.judged_home import judged_home
-from tests.store_world import UNATTENDED_APPROVALS
+from tests.store_world import UNATTENDED_APPROVALS, World, make_checkpoint
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def fake_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return install
 
 
+SUITES = Path(__file__).resolve().parents[3] / "policies" / "suites"
 GATE = ("gate", "--champion", "a", "--candidate", "b", "--policy", "p.yaml")
 
 
@@ -103,6 +104,19 @@ def test_a_junit_file_that_could_not_be_written_is_refused_before_the_gate_runs(
     assert calls == []
 
 
+def test_a_junit_path_that_is_a_directory_is_refused_before_the_gate_runs(fake_gate: Any, tmp_path: Path):
+    calls = fake_gate("pass")
+    done = stairlock(*GATE, "--junit", tmp_path)
+    assert done.code == 2 and "directory" in done.err and calls == []
+
+
+def test_a_home_that_is_a_file_is_a_refusal(fake_gate: Any, tmp_path: Path):
+    calls = fake_gate("pass")
+    (tmp_path / "file").write_text("")
+    done = stairlock(*GATE, "--home", tmp_path / "file")
+    assert done.code == 1 and "system.wrong-path" in done.err and calls == []
+
+
 def test_gate_takes_the_digest_of_a_sealed_checkpoint(fake_gate: Any, tmp_path: Path):
     calls = fake_gate("fail")
     home = judged_home(tmp_path / "other")
@@ -132,3 +146,33 @@ def test_eval_shows_means_with_exact_intervals(tmp_path: Path, monkeypatch: pyte
     assert figures["by_cluster"] == {"x": 1.0, "y": 0.5}
     human = stairlock(*words).out
     assert seeds[1] is None and "0.7500  95% interval 0.194 to 0.994  (n 4)" in human and "1 unscored" in human
+
+
+def test_a_look_is_given_up_once_and_with_a_reason(sandbox: World):
+    candidate, home = sandbox.seal("one"), ("--home", sandbox.store.home)
+    words = ("abandon", candidate[7:19], "--reason", "the engine was updated", *home)
+    draw = sandbox.draw(candidate)
+    early = stairlock(*words)
+    assert early.code == 0 and "no evidence yet" in early.out and sandbox.draw(candidate) == draw
+    sandbox.record_evidence(draw, "candidate", sandbox.run_directory(draw, "candidate", candidate))
+    done = stairlock(*words)
+    assert done.code == 0 and f"look 2, in place of that of entry {draw.look_seq}" in done.out
+    assert "the engine was updated" in stairlock("log", "--kind", "seed", *home).out
+    assert stairlock(*words, "--json").json["body"]["abandons"]["look_seq"] == draw.look_seq
+    assert sandbox.draw(candidate).look == 2
+
+
+def test_eval_into_a_file_is_a_refusal(tmp_path: Path):
+    checkpoint = make_checkpoint(tmp_path / "model", 1)
+    (tmp_path / "file").write_text("")
+    done = stairlock(
+        "eval", "--model", checkpoint, "--suite", SUITES / "language.yaml", "--out", tmp_path / "file" / "x"
+    )
+    assert done.code == 1 and "system.wrong-path" in done.err
+
+
+def test_eval_of_a_model_that_cannot_be_asked_is_refused_before_anything_is_written(tmp_path: Path):
+    checkpoint = make_checkpoint(tmp_path / "model", 1)
+    done = stairlock("eval", "--model", checkpoint, "--suite", SUITES / "refusal.yaml", "--out", tmp_path / "out")
+    assert done.code == 1 and "engine.no-chat-template" in done.err and "chat_template.jinja" in done.err
+    assert not (tmp_path / "out").exists()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from guards import merkle
+import pytest
+
+from guards import actions, merkle
+from guards.entries import Promoted
 from guards.store import DATABASE_FILE
-from tests.command_line import stairlock
+from tests.command_line import stairlock, with_keys
 from tests.judged_home import JudgedHome
 
 
@@ -54,3 +57,56 @@ def test_log_verifies_and_refuses_a_log_that_was_edited(judged: JudgedHome):
         db.execute("update entries set leaf_bytes = cast(leaf_bytes as blob) where kind = 'reject'")
     done = stairlock("log", "--verify", "--home", judged.path)
     assert done.code == 1 and done.out == "" and "refused: [ledger." in done.err
+
+
+def test_log_verifies_against_a_head_that_was_kept(judged: JudgedHome):
+    head = judged.world.store.head()
+    kept = f"{head.size}:{head.root}"
+    done = stairlock("log", "--verify", "--home", judged.path)
+    assert "not verified: that the log extends an earlier head (give --trusted-head)" in done.out
+    actions.halt(judged.world.store, reason="why", actor="ana")
+    done = stairlock("log", "--verify", "--trusted-head", kept, "--home", judged.path)
+    assert done.code == 0 and "earlier head" not in done.out
+    for wrong, rule in ((f"{head.size}:{'0' * 64}", "ledger.rewritten"), (f"99:{head.root}", "ledger.shorter")):
+        done = stairlock("log", "--verify", "--trusted-head", wrong, "--home", judged.path)
+        assert done.code == 1 and done.out == "" and f"refused: [{rule}]" in done.err
+
+
+@pytest.mark.parametrize(
+    "words", [("--trusted-head", f"1:{'0' * 64}"), ("--roles", "roles.yaml"), ("--verify", "--trusted-head", "12")]
+)
+def test_log_says_what_it_needs_to_verify(judged: JudgedHome, words: tuple[str, ...]):
+    done = stairlock("log", *words, "--home", judged.path)
+    assert done.code == 2 and done.out == ""
+
+
+def test_log_refuses_a_made_up_entry_by_its_number(judged: JudgedHome):
+    store, decision = judged.world.store, judged.decision
+    kept = store.head()
+    body = Promoted(
+        candidate=judged.candidate,
+        policy=decision.body.policy,
+        evidence=decision.body.evidence,
+        look_seq=decision.body.look_seq,
+        decision_seq=decision.seq,
+        champion_before=decision.body.champion,
+        approvers=(),
+        unattended=True,
+        anchor_gates=(),
+    )
+    with store.write() as transaction:
+        transaction.append("eve", body)
+    done = stairlock("log", "--verify", "--trusted-head", f"{kept.size}:{kept.root}", "--home", judged.path)
+    assert done.code == 1 and done.out == ""
+    assert f"refused: [ledger.not-allowed] entry {kept.size} (promoted) was not allowed" in done.err
+
+
+def test_log_says_which_signatures_it_did_not_verify(held: JudgedHome):
+    world = held.world
+    keys = with_keys(world)
+    done = stairlock("sign", held.candidate, "--approve", "--reason", "fine", "--key", keys["ana"], "--home", held.path)
+    assert done.code == 0, done.err
+    done = stairlock("log", "--verify", "--home", held.path)
+    assert done.code == 0 and "not verified: the signatures of 1 sign-offs (give --roles FILE)" in done.out
+    done = stairlock("log", "--verify", "--roles", world.store.roles_path, "--home", held.path)
+    assert done.code == 0 and "signatures" not in done.out

@@ -81,6 +81,20 @@ def test_show_flips_refuses_evidence_that_is_not_what_was_recorded(judged: Judge
     assert done.code == 1 and "evidence.not-recorded" in done.err
 
 
+def test_show_flips_also_verifies_the_runs_that_no_flip_is_read_from(tmp_path: Path):
+    world = make_world(tmp_path)
+    world.set_root()
+    world.gate(world.seal("candidate"))
+    with world.store.read() as history:
+        look = history.latest_look(world.checkpoint("candidate"))
+        assert look is not None
+        paths = {item.body.role: item.body.path for item in history.evidence(look.seq)}
+    manifest = world.store.home / paths["anchor"] / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_bytes()), "engine": "another"}))
+    done = stairlock("show", world.checkpoint("candidate"), "--flips", "--home", world.store.home)
+    assert done.code == 1 and "evidence.not-recorded" in done.err and "anchor" in done.err
+
+
 def test_show_of_a_candidate_that_was_never_gated(tmp_path: Path):
     world = make_world(tmp_path)
     world.set_root()
