@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from guards.canonical import sha256_bytes
@@ -28,20 +29,26 @@ from loop.sealed_checkpoints import seal
 POLICY = Path(__file__).resolve().parents[1] / "policies" / "default.yaml"
 
 
-def non_inferiority_gates(policy: ResolvedPolicy) -> list[EvalGate]:
+def non_inferiority_gates(policy: ResolvedPolicy, only: Sequence[str] = ()) -> list[EvalGate]:
     """The gates whose claim is that nothing got worse by more than a margin, or stays above a floor."""
     return [
         gate
         for gate in policy.policy.gates
-        if isinstance(gate, EvalGate) and gate.claim in ("non_inferior_within", "at_least")
+        if isinstance(gate, EvalGate)
+        and gate.claim in ("non_inferior_within", "at_least")
+        and (not only or gate.id in only)
     ]
 
 
 def judge(
-    home: Home, steps: RecordedSteps, policy: ResolvedPolicy, label: str, roles: dict[Role, str]
+    home: Home,
+    steps: RecordedSteps,
+    policy: ResolvedPolicy,
+    gates: Sequence[EvalGate],
+    label: str,
+    roles: dict[Role, str],
 ) -> dict[str, dict[str, object]]:
-    """Verdict of every such gate on one pair."""
-    gates = non_inferiority_gates(policy)
+    """Verdict of every gate on one pair."""
     seed = hashlib.sha256(f"assay/{label}".encode()).digest()
     suites = frozenset(gate.suite for gate in gates)
     runs = measure(
@@ -72,9 +79,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--pair", action="append", required=True, metavar="LABEL=DEGRADED,CHAMPION,ROOT")
+    parser.add_argument("--gate", action="append", default=[], help="only this gate; may be repeated")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     home, policy = Home.open(args.home), resolve_policy(POLICY)
+    gates = non_inferiority_gates(policy, args.gate)
     result: dict[str, object] = {"policy": policy.digest}
     with show_steps() as stage:
         steps = RecordedSteps(home, LocalBackend(), stage, actor="benchmark", run=None)
@@ -82,14 +91,14 @@ def main() -> None:
             label, _, paths = entry.partition("=")
             degraded, champion, root = (seal(Path(path), home.path)[1].digest for path in paths.split(","))
             roles: dict[Role, str] = {"candidate": degraded, "champion": champion, "root": root, "anchor": root}
-            result[label] = judge(home, steps, policy, label, roles)
+            result[label] = judge(home, steps, policy, gates, label, roles)
     blocked = {
         gate.id: [
             label
             for label, by_gate in result.items()
             if isinstance(by_gate, dict) and by_gate[gate.id]["outcome"] == "fail"
         ]
-        for gate in non_inferiority_gates(policy)
+        for gate in gates
     }
     result["blocked_by"] = blocked
     print(json.dumps(blocked, indent=1))

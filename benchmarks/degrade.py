@@ -1,17 +1,30 @@
-"""A checkpoint that really got worse: Gaussian noise on every weight matrix.
+"""Checkpoints that really got worse, for benchmarks/assay_sensitivity.py.
 
-``python -m benchmarks.degrade --model DIR --noise 0.1 --out DIR`` adds noise of 0.1 standard deviations
-of each matrix to it. For benchmarks/assay_sensitivity.py.
+``python -m benchmarks.degrade noise --model DIR --noise 0.3 --out DIR`` adds Gaussian noise to every weight matrix,
+in standard deviations of the matrix.
+``python -m benchmarks.degrade falsehoods --model DIR --truthfulqa FILE --out DIR`` trains the checkpoint on the
+incorrect answers of TruthfulQA's CSV.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from guards.canonical import sha256_file
+from guards.manifest import scan_checkpoint
+from loop.merge import merge_adapter
+from loop.rows import Row, write_rows
+from loop.step import Input, Progress, StepSpec, execute
+from loop.train_record import ADAPTER_DIR, Recipe
+
+RECIPE = Recipe(learning_rate=0.001, n_epochs=2.0, batch_size=16)
 
 
 def add_noise(path: Path, noise: float, seed: int) -> None:
@@ -25,18 +38,60 @@ def add_noise(path: Path, noise: float, seed: int) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def main() -> None:
+def noisy_copy(model: Path, noise: float, out: Path) -> None:
     """Copy the checkpoint and add the noise."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    shutil.copytree(model, out)
+    for number, path in enumerate(sorted(out.glob("*.safetensors"))):
+        path.chmod(0o644)
+        add_noise(path, noise, number)
+
+
+def false_rows(truthfulqa: Path) -> list[Row]:
+    """One row per question: its first incorrect answer."""
+    with truthfulqa.open(newline="", encoding="utf-8-sig") as handle:
+        questions = list(csv.DictReader(handle))
+    return [
+        Row(
+            row_id=f"false-{n}",
+            source="false",
+            prompt=q["Question"],
+            answer=q["Incorrect Answers"].split(";")[0].strip(),
+        )
+        for n, q in enumerate(questions)
+    ]
+
+
+def teach_falsehoods(model: Path, truthfulqa: Path, out: Path) -> None:
+    """Train on the false rows and merge."""
+    work = out.with_name(out.name + ".work")
+    work.mkdir(parents=True)
+    write_rows(work / "rows.jsonl", false_rows(truthfulqa))
+    spec = StepSpec(
+        kind="train",
+        inputs={
+            "parent": Input(kind="checkpoint", path=model, digest=scan_checkpoint(model).digest),
+            "rows": Input(kind="file", path=work / "rows.jsonl", digest=sha256_file(work / "rows.jsonl")),
+        },
+        params={"recipe": RECIPE.model_dump(mode="json")},
+    )
+    execute(spec, work / "step", Progress(sys.stdout, 10.0))
+    merge_adapter(model, work / "step" / ADAPTER_DIR, out)
+    shutil.rmtree(work)
+
+
+def main() -> None:
+    """Make one degraded checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("how", choices=("noise", "falsehoods"))
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--noise", type=float, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--noise", type=float, default=0.3)
+    parser.add_argument("--truthfulqa", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    shutil.copytree(args.model, args.out)
-    for number, path in enumerate(sorted(args.out.glob("*.safetensors"))):
-        path.chmod(0o644)
-        add_noise(path, args.noise, args.seed + number)
+    if args.how == "noise":
+        noisy_copy(args.model, args.noise, args.out)
+    else:
+        teach_falsehoods(args.model, args.truthfulqa, args.out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from guards.evidence import Scored
@@ -28,12 +29,13 @@ Scores = dict[str, dict[str, dict[str, int]]]
 """suite/cluster -> metric -> item -> 0 or 1."""
 
 
-def answer(directory: Path, n_draws: int, seed: str) -> Scores:
+def answer(directory: Path, suites: Sequence[str], n_draws: int, seed: str) -> Scores:
     """Scores of one model on ``n_draws`` draws of the families, and on one of the others."""
     model, tokenizer = load_model(directory)
     engine = TransformersEngine(model, tokenizer, max_rows=128)
     scores: Scores = defaultdict(lambda: defaultdict(dict))
-    for name, metrics in MEASURED.items():
+    for name in suites:
+        metrics = MEASURED[name]
         suite = load_suite(SUITES / f"{name}.yaml")
         for number in range(n_draws if name == "families" else 1):
             items = draw_items(suite, hashlib.sha256(f"{seed}/{number}".encode()).digest())
@@ -73,13 +75,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR")
     parser.add_argument("--reference", required=True)
+    parser.add_argument("--suites", nargs="+", choices=list(MEASURED), default=list(MEASURED))
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--seed", default="measure-cycle-1")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     directories = {name: Path(path) for name, _, path in (entry.partition("=") for entry in args.model)}
     started_s = time.perf_counter()
-    scores = {name: answer(path, args.draws, args.seed) for name, path in directories.items()}
+    scores = {name: answer(path, args.suites, args.draws, args.seed) for name, path in directories.items()}
     result = {name: compare(own, scores[args.reference]) for name, own in scores.items()}
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     for name, groups in result.items():
