@@ -1,6 +1,7 @@
 """What an improvement cycle brought, on items that no decision has used, with paired intervals.
 
-``python -m benchmarks.measure_cycle --model root=DIR --model candidate=DIR ... --reference root --out FILE``
+``python -m benchmarks.measure_cycle --model root=DIR --model candidate=DIR ... --reference root --out FILE``;
+``--reference`` may be repeated.
 
 Every model answers the same fresh draws of the families, refusal and over-refusal suites.
 Differences to the reference are paired; intervals are Tango's at 95%, for people.
@@ -74,7 +75,7 @@ def main() -> None:
     """Measure and write one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR")
-    parser.add_argument("--reference", required=True)
+    parser.add_argument("--reference", action="append", required=True)
     parser.add_argument("--suites", nargs="+", choices=list(MEASURED), default=list(MEASURED))
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--seed", default="measure-cycle-1")
@@ -83,12 +84,16 @@ def main() -> None:
     directories = {name: Path(path) for name, _, path in (entry.partition("=") for entry in args.model)}
     started_s = time.perf_counter()
     scores = {name: answer(path, args.suites, args.draws, args.seed) for name, path in directories.items()}
-    result = {name: compare(own, scores[args.reference]) for name, own in scores.items()}
+    result = {
+        reference: {name: compare(own, scores[reference]) for name, own in scores.items()}
+        for reference in args.reference
+    }
     args.out.write_text(json.dumps(result, indent=2) + "\n")
-    for name, groups in result.items():
-        for group, metrics in groups.items():
-            for metric, figures in metrics.items():
-                print(f"{name:12} {group:24} {metric:9} {figures}")
+    for reference, by_name in result.items():
+        for name, groups in by_name.items():
+            for group, metrics in groups.items():
+                for metric, figures in metrics.items():
+                    print(f"{name:12} against {reference:12} {group:24} {metric:9} {figures}")
     print(f"wall_s {time.perf_counter() - started_s:.1f}")
 
 
