@@ -11,20 +11,16 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from guards.canonical import sha256_file
-from guards.manifest import scan_checkpoint
-from loop.merge import merge_adapter
-from loop.rows import Row, write_rows
-from loop.step import Input, Progress, StepSpec, execute
-from loop.train_record import ADAPTER_DIR, Recipe
+from benchmarks.trained_on import train_on
+from loop.rows import Row
+from loop.train_record import Recipe
 
-RECIPE = Recipe(learning_rate=0.001, n_epochs=2.0, batch_size=16)
+RECIPE = Recipe(learning_rate=0.001, n_epochs=1.0, batch_size=16)
 
 
 def add_noise(path: Path, noise: float, seed: int) -> None:
@@ -61,24 +57,6 @@ def false_rows(truthfulqa: Path) -> list[Row]:
     ]
 
 
-def teach_falsehoods(model: Path, truthfulqa: Path, out: Path) -> None:
-    """Train on the false rows and merge."""
-    work = out.with_name(out.name + ".work")
-    work.mkdir(parents=True)
-    write_rows(work / "rows.jsonl", false_rows(truthfulqa))
-    spec = StepSpec(
-        kind="train",
-        inputs={
-            "parent": Input(kind="checkpoint", path=model, digest=scan_checkpoint(model).digest),
-            "rows": Input(kind="file", path=work / "rows.jsonl", digest=sha256_file(work / "rows.jsonl")),
-        },
-        params={"recipe": RECIPE.model_dump(mode="json")},
-    )
-    execute(spec, work / "step", Progress(sys.stdout, 10.0))
-    merge_adapter(model, work / "step" / ADAPTER_DIR, out)
-    shutil.rmtree(work)
-
-
 def main() -> None:
     """Make one degraded checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,7 +69,7 @@ def main() -> None:
     if args.how == "noise":
         noisy_copy(args.model, args.noise, args.out)
     else:
-        teach_falsehoods(args.model, args.truthfulqa, args.out)
+        train_on(false_rows(args.truthfulqa), RECIPE, args.model, args.out)
 
 
 if __name__ == "__main__":

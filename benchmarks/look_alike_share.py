@@ -14,23 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measure_root import prompt_sets, refusals
 from benchmarks.near_duplicates import without_near_duplicates
-from guards.canonical import sha256_file
-from guards.manifest import scan_checkpoint
+from benchmarks.trained_on import train_on
 from guards.statistics import clopper_pearson
 from loop.checkpoint_io import load_model
 from loop.engine import TransformersEngine
-from loop.merge import merge_adapter
 from loop.root_package import load_root_spec, package_rows
-from loop.rows import Row, write_rows
-from loop.step import Input, Progress, StepSpec, execute
-from loop.train_record import ADAPTER_DIR, Recipe
+from loop.rows import Row
 
 SHARES = (0.0, 0.1, 0.3, 1.0)
 MEASURED = ("jailbreakbench", "xstest_safe", "xstest_unsafe", "own_ordinary")
@@ -45,24 +39,6 @@ def mixture(rows: Sequence[Row], share: float, n_harmless: int, seed: int) -> li
         random.Random(f"{seed}/{source}").shuffle(pool)
         drawn += pool[:n]
     return drawn
-
-
-def train(rows: Sequence[Row], recipe: Recipe, base: Path, work: Path) -> Path:
-    """A merged checkpoint, trained on the rows from the base."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    write_rows(work / "rows.jsonl", rows)
-    spec = StepSpec(
-        kind="train",
-        inputs={
-            "parent": Input(kind="checkpoint", path=base, digest=scan_checkpoint(base).digest),
-            "rows": Input(kind="file", path=work / "rows.jsonl", digest=sha256_file(work / "rows.jsonl")),
-        },
-        params={"recipe": recipe.model_dump(mode="json")},
-    )
-    execute(spec, work / "step", Progress(sys.stdout, 10.0))
-    merge_adapter(base, work / "step" / ADAPTER_DIR, work / "checkpoint")
-    return work / "checkpoint"
 
 
 def measure(checkpoint: Path, sets: dict[str, list[str]], training: Sequence[Row]) -> dict[str, dict[str, object]]:
@@ -93,7 +69,8 @@ def main() -> None:
         if str(share) in result:
             continue
         chosen = mixture(rows, share, args.harmless, recipe.seed)
-        checkpoint = train(chosen, recipe, args.base, args.work / f"share-{share}")
+        checkpoint = args.work / f"share-{share}"
+        train_on(chosen, recipe, args.base, checkpoint)
         result[str(share)] = {"n_rows": len(chosen), **measure(checkpoint, sets, rows)}
         print(share, result[str(share)], flush=True)
         args.out.write_text(json.dumps(result, indent=2) + "\n")
