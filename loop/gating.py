@@ -15,7 +15,6 @@ from guards import actions
 from guards.actions import Draw
 from guards.contamination import TrainingRow
 from guards.entries import DecisionMade, Logged
-from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, read_run
 from guards.gates.alpha import LookPlan, earlier_looks
 from guards.gates.evaluate import evaluate_gates
@@ -23,6 +22,7 @@ from guards.gates.inputs import BudgetState, GateInputs, Role
 from guards.gates.verdict import Verdict
 from guards.manifest import CheckpointFacts, describe_checkpoint, verify_checkpoint
 from guards.policy import CollapseGate, ContaminationGate, EvalGate, ResolvedPolicy
+from guards.recorded_run import read_recorded_run
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps
 from loop.sealed_checkpoints import sealed_directory
@@ -129,25 +129,15 @@ def _recorded_runs(
         EvidenceError: a run is there and is not what was recorded.
     """
     with home.store.read() as history:
-        recorded = [entry.body for entry in history.evidence(draw.look_seq)]
-    directories = {body.path: home.path / body.path for body in recorded}
-    if not all((directory.parent / STEP_MANIFEST).is_file() for directory in directories.values()):
-        return None
+        recorded = list(history.evidence(draw.look_seq))
     roles: dict[Path, set[str]] = defaultdict(set)
-    for body in recorded:
-        roles[directories[body.path].parent].add(body.role)
+    for entry in recorded:
+        roles[(home.path / entry.body.path).parent].add(entry.body.role)
+    if not all((step_dir / STEP_MANIFEST).is_file() for step_dir in roles):
+        return None
     runs: dict[tuple[Role, str, str], EvidenceRun] = {}
-    for body in recorded:
-        run = read_run(directories[body.path], expect_checkpoint=body.checkpoint)
-        if run.manifest.evidence_digest != body.evidence:
-            raise EvidenceError(
-                "evidence.not-recorded",
-                f"the run in {body.path} is not the one that was recorded",
-                got=run.manifest.evidence_digest,
-                expected=body.evidence,
-                fix="restore the evidence from a copy",
-            )
-        runs[body.role, body.checkpoint, body.suite] = run
+    for entry in recorded:
+        runs[entry.body.role, entry.body.checkpoint, entry.body.suite] = read_recorded_run(home.path, entry)
     for step_dir, answered in roles.items():
         steps.found(f"{name}: evaluate {'/'.join(sorted(answered))}", step_dir)
     return runs

@@ -15,10 +15,10 @@ from guards.actions import ApprovalStatus
 from guards.actions.preconditions import bound_policy
 from guards.actions.signoff import home_roles, standing_rejections
 from guards.entries import DecisionMade, Logged, RootSet, Sealed, SeedDrawn, SignedOff
-from guards.errors import EvidenceError
-from guards.evidence import EvidenceRun, read_run
+from guards.evidence import EvidenceRun
 from guards.gates.verdict import Verdict, explain
 from guards.history import History
+from guards.recorded_run import read_recorded_run
 from guards.store import Store
 from loop.commands.options import HomeOption, JsonOption, open_home, say, say_field, say_json
 from loop.flips import Flip, SuiteFlips, change_text, find_flips
@@ -170,15 +170,7 @@ def _flips_of(store: Store, history: History, look: Logged[SeedDrawn] | None) ->
     runs: dict[tuple[str, str], EvidenceRun] = {}
     for recorded in history.evidence(look.seq):
         body = recorded.body
-        run = read_run(store.home / body.path, expect_checkpoint=body.checkpoint)
-        if run.manifest.evidence_digest != body.evidence:
-            raise EvidenceError(
-                "evidence.not-recorded",
-                f"the run in {body.path} is not the one that entry {recorded.seq} recorded",
-                got=run.manifest.evidence_digest,
-                expected=body.evidence,
-                fix="restore the evidence from a copy, or gate the candidate again (another look)",
-            )
+        run = read_recorded_run(store.home, recorded)
         if body.role in ("candidate", "champion"):
             runs[body.role, body.suite] = run
     return find_flips(runs, [actions.read_verdict(recorded) for recorded in history.verdicts(look.seq)])
