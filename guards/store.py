@@ -30,6 +30,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from guards import ledger, state
+from guards.durable import locked
 from guards.entries import Body, Genesis, Logged, kind_of, typed, typed_as
 from guards.errors import ActionRefused, LedgerError
 from guards.history import History
@@ -37,6 +38,7 @@ from guards.replay.walk import Replay
 from guards.roles import Roles
 
 DATABASE_FILE = "stairlock.db"
+_CREATE_LOCK = ".create.lock"
 ROLES_FILE = "roles.yaml"
 BUSY_TIMEOUT_S = 30.0
 
@@ -186,11 +188,15 @@ class Store:
         self._engine.dispose()
 
     def _create(self) -> None:
-        with self._connect(writes=True) as conn:
-            # Tables and first entry in one transaction: a home is whole or it is not there.
-            ledger.metadata.create_all(conn)
-            if ledger.size(conn) == 0:
-                Transaction(conn, self._clock).append("stairlock", Genesis(log_id=secrets.token_hex(16)))
+        # Tables and first entry in one transaction: a home is whole or it is not there. One process at a
+        # time, for SQLite does not wait, whatever its timeout, where two at once switch a new file to WAL.
+        try:
+            with locked(self.home / _CREATE_LOCK), self._connect(writes=True) as conn:
+                ledger.metadata.create_all(conn)
+                if ledger.size(conn) == 0:
+                    Transaction(conn, self._clock).append("stairlock", Genesis(log_id=secrets.token_hex(16)))
+        except PermissionError as error:
+            raise _not_writable(self.home, error) from error
 
     @contextmanager
     def _connect(self, *, writes: bool) -> Generator[Connection]:
@@ -239,6 +245,12 @@ def _missing(home: Path) -> LedgerError:
     )
 
 
+def _not_writable(home: Path, error: object) -> LedgerError:
+    return LedgerError(
+        "store.not-writable", f"{home} may not be written", got=str(error), fix="check who owns the directory"
+    )
+
+
 def _refusal(error: DatabaseError, home: Path) -> LedgerError:
     """What a database error means to the person who sees it."""
     original = error.orig
@@ -263,9 +275,7 @@ def _refusal(error: DatabaseError, home: Path) -> LedgerError:
             fix="free some disk space and run the same command again",
         )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return LedgerError(
-            "store.not-writable", f"{home} may not be written", got=str(original), fix="check who owns the directory"
-        )
+        return _not_writable(home, original)
     return LedgerError(
         "store.corrupt",
         f"the database in {home} cannot be read",

@@ -84,6 +84,14 @@ def test_processes_that_make_the_same_store_at_once_make_one(tmp_path: Path):
     assert kinds(Store.open(tmp_path / "home")) == ["genesis"]
 
 
+def test_a_home_whose_lock_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(_path: Path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("guards.store.locked", refused)
+    assert rule_of(lambda: Store.open(tmp_path / "home", create=True)) == "store.not-writable"
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path):
     (tmp_path / DATABASE_FILE).write_bytes(b"not a database at all, but long enough to be read as one" * 100)
     assert rule_of(lambda: Store.open(tmp_path)) == "store.corrupt"
