@@ -19,8 +19,9 @@ from typing import Literal
 
 from guards.errors import StairlockError
 from guards.evidence import Frozen
-from guards.gates.verdict import Verdict, explain
+from guards.gates.verdict import WAIVED_UNTIL_DETAIL, WAIVER_DETAIL, Verdict, explain
 from guards.policy import Policy, Waiver
+from guards.waivers import waiver_text
 
 
 class Decision(Frozen):
@@ -37,7 +38,7 @@ def decide(
 ) -> Decision:
     """Apply the table above to one verdict per gate of ``policy``.
 
-    ``waivers`` are those that :func:`guards.policy.live_waivers` returned for this candidate.
+    ``waivers`` are those that :func:`guards.waivers.live_waivers` returned for this look.
 
     Raises:
         StairlockError: ``decision.no-verdicts``; ``decision.missing-verdict``, where a gate has
@@ -47,10 +48,7 @@ def decide(
     verdicts = tuple(verdicts)
     _check_complete(policy, verdicts)
     waiver_by_gate = {waiver.gate: waiver for waiver in waivers}
-    marked = tuple(
-        verdict.model_copy(update={"waived": verdict.outcome == "inconclusive" and verdict.gate_id in waiver_by_gate})
-        for verdict in verdicts
-    )
+    marked = mark_waived(verdicts, waivers)
     failed = [verdict for verdict in marked if verdict.outcome == "fail"]
     # Anything that is not a pass holds, so that an outcome that nobody thought of cannot promote.
     open_ = [verdict for verdict in marked if verdict.outcome != "pass" and not verdict.waived]
@@ -59,8 +57,7 @@ def decide(
     if open_:
         return _decision("hold", "evidence", [explain(verdict) for verdict in open_], marked)
     waived = [
-        f"{verdict.gate_id} is waived until {waiver_by_gate[verdict.gate_id].expires.isoformat()} "
-        f"({waiver_by_gate[verdict.gate_id].ticket}): {waiver_by_gate[verdict.gate_id].reason}"
+        f"{verdict.gate_id} is waived {waiver_text(waiver_by_gate[verdict.gate_id])}"
         for verdict in marked
         if verdict.waived
     ]
@@ -71,6 +68,19 @@ def decide(
     passed = f"all {len(marked)} gates pass" if not waived else f"{len(marked) - len(waived)} gates pass"
     signed = "nobody had to approve" if policy.approvals.required == 0 else "the approvals are there"
     return _decision("promote", "nothing", [f"{passed}, and {signed}", *waived], marked)
+
+
+def mark_waived(verdicts: Iterable[Verdict], waivers: Sequence[Waiver]) -> tuple[Verdict, ...]:
+    """The verdicts, with ``waived`` set where an inconclusive gate has a waiver, and its text in ``details``."""
+    waiver_by_gate = {waiver.gate: waiver for waiver in waivers}
+    marked: list[Verdict] = []
+    for verdict in verdicts:
+        waiver = waiver_by_gate.get(verdict.gate_id) if verdict.outcome == "inconclusive" else None
+        details = {n: text for n, text in verdict.details.items() if n not in (WAIVER_DETAIL, WAIVED_UNTIL_DETAIL)}
+        if waiver is not None:
+            details |= {WAIVER_DETAIL: waiver_text(waiver), WAIVED_UNTIL_DETAIL: waiver.expires.isoformat()}
+        marked.append(verdict.model_copy(update={"waived": waiver is not None, "details": details}))
+    return tuple(marked)
 
 
 def _decision(
