@@ -1,0 +1,165 @@
+"""Installing a signed bundle of policies: verify, unpack, record. Bringing it into force is another action.
+
+A bundle that does not verify changes no file and no policy: the last good one stays in force. But somebody
+sent it, and that is in the log, and nothing is promoted until a good bundle is installed.
+
+Not covered: a bundle that was kept back; an older good bundle sent again (its policy comes into force only
+as any other: freely if it is no looser, else with approvals).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guards.actions.policies import record_policy
+from guards.actions.preconditions import refuse_if_halted
+from guards.canonical import sha256_bytes
+from guards.durable import move_directory
+from guards.entries import BundleReceived, Logged
+from guards.errors import ActionRefused, SignatureRefused, StairlockError
+from guards.policy import ResolvedPolicy, resolve_policy
+from guards.policy_bundle import PolicyBundle, read_bundle_envelope, referred_files, verify_bundle
+from guards.roles import Roles, load_roles
+from guards.store import Store
+
+POLICIES_DIR = "policies"
+AUTHOR_ROLES = ("safety", "governance")
+"""Whoever signs a bundle holds one of these."""
+
+_NAME_HEX = 16
+
+Lint = Callable[[ResolvedPolicy], Sequence[str]]
+"""What is wrong with a policy, one line each: errors only, no warnings."""
+
+
+@dataclass(frozen=True)
+class InstalledBundle:
+    """The entry, the policy's file in the home, and the policy."""
+
+    entry: Logged[BundleReceived]
+    path: Path
+    policy: ResolvedPolicy
+
+
+def install_bundle(store: Store, *, data: bytes, actor: str, lint: Lint, roles: Roles | None = None) -> InstalledBundle:
+    """Verify a bundle, unpack it under ``policies/`` in the home, and record its policy.
+
+    It is good if somebody with one of :data:`AUTHOR_ROLES` signed it as themselves, every file is what
+    its digest says, the policy resolves to the digest that was signed, from files of the bundle alone,
+    and ``lint`` finds nothing. The same bundle again is the entry that exists. ``roles`` default to the
+    home's roles file.
+
+    Raises:
+        ActionRefused: ``actions.bad-bundle``, after it was recorded as refused; ``actions.halted``.
+        SignatureRefused: ``roles.no-file``.
+    """
+    known = load_roles(store.roles_path) if roles is None else roles
+    bundle_digest = sha256_bytes(data)
+    with store.read() as history:
+        refuse_if_halted(history)
+    parent = store.home / POLICIES_DIR
+    parent.mkdir(exist_ok=True)
+    incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=parent))
+    try:
+        try:
+            bundle = _verified(data, known)
+            policy = _unpacked(bundle, incoming, lint)
+        except StairlockError as refusal:
+            message = refusal.message.replace(f"{incoming}/", "")
+            _record(
+                store,
+                actor,
+                BundleReceived(
+                    bundle=bundle_digest,
+                    outcome="refused",
+                    reason=f"[{refusal.rule}] {message}"[:1000],
+                    policy=None,
+                    author=None,
+                ),
+            )
+            raise ActionRefused(
+                "actions.bad-bundle",
+                f"the bundle is refused: [{refusal.rule}] {message}",
+                got=refusal.got or bundle_digest,
+                expected=refusal.expected,
+                fix="the policy in force stays, and nothing is promoted until a good bundle is installed: find out who "
+                "sent this one",
+            ) from refusal
+        directory = parent / policy.digest.removeprefix("sha256:")[:_NAME_HEX]
+        if directory.exists():
+            shutil.rmtree(directory)  # by another bundle with this policy, or half-written
+        move_directory(incoming, directory)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    installed = resolve_policy(directory / bundle.policy)
+    record_policy(store, policy=installed, actor=actor)
+    entry = _record(
+        store,
+        actor,
+        BundleReceived(
+            bundle=bundle_digest,
+            outcome="installed",
+            reason=f"signed by {bundle.author} at {bundle.time}",
+            policy=installed.digest,
+            author=bundle.author,
+        ),
+    )
+    return InstalledBundle(entry, directory / bundle.policy, installed)
+
+
+def _record(store: Store, actor: str, body: BundleReceived) -> Logged[BundleReceived]:
+    with store.write() as transaction:
+        latest = transaction.history.latest_bundle()
+        if latest is not None and (latest.body.bundle, latest.body.outcome) == (body.bundle, body.outcome):
+            return latest
+        refuse_if_halted(transaction.history)
+        return transaction.append(actor, body)
+
+
+def _verified(data: bytes, roles: Roles) -> PolicyBundle:
+    """The bundle, if somebody who may sign one signed it as themselves."""
+    envelope = read_bundle_envelope(data)
+    person, key = roles.owner_of(envelope.key_id)
+    bundle = verify_bundle(envelope, key)
+    if bundle.author != person.id:
+        raise SignatureRefused(
+            "signing.other-signer",
+            "the bundle names another author than the key's owner",
+            got=bundle.author,
+            expected=person.id,
+        )
+    if not set(person.roles) & set(AUTHOR_ROLES):
+        raise SignatureRefused(
+            "bundle.author-role",
+            f"{person.id} may not sign bundles of policies",
+            got=", ".join(person.roles),
+            expected=" or ".join(AUTHOR_ROLES),
+        )
+    return bundle
+
+
+def _unpacked(bundle: PolicyBundle, folder: Path, lint: Lint) -> ResolvedPolicy:
+    """Write the files into an empty folder, and check that they are the policy that was signed."""
+    for name, file in bundle.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.data)
+    policy_path = folder / bundle.policy
+    referred_files(policy_path, within=folder)
+    policy = resolve_policy(policy_path)
+    if policy.digest != bundle.policy_digest:
+        raise SignatureRefused(
+            "bundle.other-policy",
+            "the policy in the bundle is not the one that was signed for",
+            got=policy.digest,
+            expected=bundle.policy_digest,
+        )
+    problems = lint(policy)
+    if problems:
+        shown = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
+        raise SignatureRefused("bundle.lint", f"the policy has errors: {shown}")
+    return policy
