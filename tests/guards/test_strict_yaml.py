@@ -76,7 +76,7 @@ def test_positions_count_from_one_and_find_values_and_keys(tmp_path: Path) -> No
         ("-0", 0),
         ("-12.50", -12.5),
         ("1e-3", 0.001),
-        ("9007199254740992", MAX_INTEGER),
+        ("9007199254740991", MAX_INTEGER),
         ("true", True),
         ("null", None),
         ("~", None),
