@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from guards.errors import LedgerError
 from guards.evidence import Cost, Digest, Frozen
-from guards.ledger import Entry, Label, Time, parse_time
+from guards.ledger import Entry, Label, RealTime, Time, parse_time
 
 Reason = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"\S")]
 """Free text by a person. Show it escaped: it may hold anything."""
@@ -45,6 +45,49 @@ class PolicyRecorded(Body):
     policy: Digest
     name: Label
     resolved: str
+
+
+class PolicySignedOff(Body):
+    """What one person says of NEW coming into force in place of OLD, as verified when it was recorded."""
+
+    old: Digest
+    new: Digest
+    decision: Literal["approve", "reject"]
+    reason: Reason
+    person: Label
+    roles: tuple[Label, ...]
+    key_id: Digest
+    signed_time: RealTime
+    envelope: str
+    statement_digest: Digest
+    roles_digest: Digest
+
+
+class PolicyInForce(Body):
+    """From here on candidates must be sealed under this policy to be promoted.
+
+    ``change`` is how it compares with the one that it ``replaces``; ``approvers`` are those whose
+    approvals allowed it, where it needed any.
+    """
+
+    policy: Digest
+    name: Label
+    replaces: Digest | None
+    change: Literal["first", "same", "stricter", "looser", "incomparable"]
+    approvers: tuple[Label, ...]
+
+
+class BundleReceived(Body):
+    """A signed bundle of policies was unpacked, or refused; ``bundle`` is the sha256 of its file.
+
+    While the latest one was refused, nothing is promoted.
+    """
+
+    bundle: Digest
+    outcome: Literal["installed", "refused"]
+    reason: Reason
+    policy: Digest | None
+    author: Label | None
 
 
 class RootSet(Body):
@@ -153,6 +196,38 @@ class SignedOff(Body):
     roles_digest: Digest
 
 
+class WaiverSigned(Body):
+    """One person's signature under a waiver of one gate, or their objection to it, as verified when it was recorded.
+
+    It is about the look ``look_seq``, whose digests are ``candidate``, ``evidence`` and ``policy``. Signatures
+    that agree in these, ``gate``, ``ticket`` and ``expires`` make one waiver (:mod:`guards.waivers`).
+    """
+
+    candidate: Digest
+    policy: Digest
+    evidence: Digest
+    look_seq: Seq
+    gate: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)
+    decision: Literal["grant", "reject"]
+    ticket: Label | None
+    expires: RealTime | None
+    reason: Reason
+    person: Label
+    roles: tuple[Label, ...]
+    key_id: Digest
+    signed_time: RealTime
+    envelope: str
+    statement_digest: Digest
+    roles_digest: Digest
+
+    @model_validator(mode="after")
+    def _a_grant_ends(self) -> WaiverSigned:
+        is_objection = self.decision == "reject"
+        if (self.ticket is None) != is_objection or (self.expires is None) != is_objection:
+            raise ValueError("a grant has a ticket and an expiry, an objection has neither")
+        return self
+
+
 class Promoted(Body):
     """The candidate became champion, on the decision ``decision_seq``; ``anchor_gates`` get it as anchor."""
 
@@ -253,6 +328,9 @@ class Measured(Body):
 BODIES: dict[str, type[Body]] = {
     "genesis": Genesis,
     "policy": PolicyRecorded,
+    "policy_signoff": PolicySignedOff,
+    "policy_in_force": PolicyInForce,
+    "bundle": BundleReceived,
     "root": RootSet,
     "sealed": Sealed,
     "seed": SeedDrawn,
@@ -262,6 +340,7 @@ BODIES: dict[str, type[Body]] = {
     "hold": DecisionMade,
     "reject": DecisionMade,
     "signoff": SignedOff,
+    "waiver": WaiverSigned,
     "promoted": Promoted,
     "rollback": RolledBack,
     "halt": Halted,

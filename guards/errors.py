@@ -34,7 +34,14 @@ class StairlockError(Exception):
 
 
 class ConfigError(StairlockError):
-    """A YAML or JSON file that does not fit its model; the message starts with file:line:col."""
+    """A YAML or JSON file that does not fit its model; the message starts with file:line:col.
+
+    ``source``, ``line`` and ``column`` say the same; ``line`` is 0 where it is about no place in a file.
+    """
+
+    source: str = ""
+    line: int = 0
+    column: int = 0
 
 
 class CheckpointError(StairlockError):

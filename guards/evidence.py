@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from guards.canonical import canonical_bytes, parse_json_strict, sha256_bytes, sha256_file
 from guards.errors import EvidenceError
@@ -94,6 +94,9 @@ class RunManifest(Frozen):
     """What produced a run's records, and the digests that bind them.
 
     ``code_digest`` is over the sources of the program that drew, answered and scored the items.
+
+    A *partial* run has answered ``n_items`` of the ``n_drawn`` items that were drawn for it, and
+    ``unanswered`` says how many of the others are in which cluster. Both are absent from a whole run.
     """
 
     schema_: Literal["stairlock/evidence-run/v1"] = Field(default="stairlock/evidence-run/v1", alias="schema")
@@ -111,22 +114,41 @@ class RunManifest(Frozen):
     batch_plan: str
     code_digest: Digest
     cost: Cost
+    n_drawn: int | None = Field(default=None, gt=0)
+    unanswered: dict[str, Annotated[int, Field(gt=0)]] | None = Field(default=None, min_length=1)
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _counts_add_up(self) -> RunManifest:
+        if self.n_drawn is not None and self.n_drawn != self.n_items + sum((self.unanswered or {}).values()):
+            raise ValueError(f"{self.n_items} items and those unanswered are not the {self.n_drawn} that were drawn")
+        if (self.n_drawn is None) != (self.unanswered is None):
+            raise ValueError("n_drawn and unanswered belong together")
+        return self
 
     @property
     def evidence_digest(self) -> str:
         """Names what was measured; cost and timings are left out, so that equal runs are equal."""
-        body = self.model_dump(by_alias=True, exclude={"cost", "timings_sha256"})
+        body = self.model_dump(by_alias=True, exclude={"cost", "timings_sha256"}, exclude_none=True)
         return sha256_bytes(canonical_bytes(body))
+
+    def to_bytes(self) -> bytes:
+        """What stands in manifest.json."""
+        return canonical_bytes(self.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 class EvidenceRun(Frozen):
-    """A run read back and checked: the manifest and every record."""
+    """A run read back and checked: the manifest and every record.
+
+    ``texts`` are the bytes of texts.jsonl where the run is no directory, as in a policy's cases;
+    they are checked against the manifest just as the file is.
+    """
 
     directory: Path
     manifest: RunManifest
     records: tuple[Record, ...]
+    texts: bytes | None = None
 
 
 def salted_digest(salt_hex: str, text: str) -> str:
@@ -158,17 +180,7 @@ def read_run(directory: Path, *, expect_checkpoint: str | None = None) -> Eviden
             that does not parse, a repeated item, fewer items than declared, or evidence of
             another checkpoint than ``expect_checkpoint``.
     """
-    manifest_path = directory / MANIFEST_FILE
-    if not manifest_path.is_file():
-        raise EvidenceError(
-            "evidence.no-manifest",
-            f"{directory} has no {MANIFEST_FILE}: the run was not finished",
-            fix="run the evaluation again; what is half-written is not believed",
-        )
-    try:
-        manifest = RunManifest.model_validate(parse_json_strict(manifest_path.read_bytes(), source=str(manifest_path)))
-    except ValidationError as error:
-        raise EvidenceError("evidence.bad-manifest", f"{manifest_path}: {error.errors()[0]['msg']}") from error
+    manifest = read_manifest(directory)
     if expect_checkpoint is not None and manifest.checkpoint_digest != expect_checkpoint:
         raise EvidenceError(
             "evidence.other-checkpoint",
@@ -187,15 +199,51 @@ def read_run(directory: Path, *, expect_checkpoint: str | None = None) -> Eviden
     return EvidenceRun(directory=directory, manifest=manifest, records=records)
 
 
+def read_manifest(directory: Path) -> RunManifest:
+    """The manifest of a run; its records are not looked at.
+
+    Raises:
+        EvidenceError: ``evidence.no-manifest`` (half-written), ``evidence.bad-manifest``.
+    """
+    manifest_path = directory / MANIFEST_FILE
+    if not manifest_path.is_file():
+        raise EvidenceError(
+            "evidence.no-manifest",
+            f"{directory} has no {MANIFEST_FILE}: the run was not finished",
+            fix="run the evaluation again; what is half-written is not believed",
+        )
+    try:
+        return RunManifest.model_validate(parse_json_strict(manifest_path.read_bytes(), source=str(manifest_path)))
+    except ValidationError as error:
+        raise EvidenceError("evidence.bad-manifest", f"{manifest_path}: {error.errors()[0]['msg']}") from error
+
+
+def read_checked(path: Path, expected: str) -> bytes:
+    """The bytes of a file whose digest is ``expected``: what is checked is what is returned.
+
+    Raises:
+        EvidenceError: ``evidence.digest-mismatch``, also where the file is not there.
+    """
+    data = path.read_bytes() if path.is_file() else None
+    got = "no such file" if data is None else sha256_bytes(data)
+    if data is None or got != expected:
+        raise _mismatch(path, got, expected)
+    return data
+
+
 def _check_file(path: Path, expected: str) -> None:
     got = sha256_file(path) if path.is_file() else "no such file"
     if got != expected:
-        raise EvidenceError(
-            "evidence.digest-mismatch",
-            f"{path} is not the file that its manifest describes",
-            got=got,
-            expected=expected,
-        )
+        raise _mismatch(path, got, expected)
+
+
+def _mismatch(path: Path, got: str, expected: str) -> EvidenceError:
+    return EvidenceError(
+        "evidence.digest-mismatch",
+        f"{path} is not the file that its manifest describes",
+        got=got,
+        expected=expected,
+    )
 
 
 def _check_records(records: Iterable[Record], manifest: RunManifest, directory: Path) -> None:

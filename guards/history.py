@@ -12,21 +12,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Select, Table, func, select
 
-from guards import ledger, state
+from guards import ledger, past_looks, state
 from guards.canonical import digest_of
 from guards.entries import (
     Body,
+    BundleReceived,
     CleanedUp,
     DecisionMade,
     EvidenceRecorded,
     Halted,
     Logged,
     Measured,
+    PolicyInForce,
     PolicyRecorded,
+    PolicySignedOff,
     Promoted,
     Recalled,
     RolledBack,
@@ -39,10 +43,12 @@ from guards.entries import (
     StepFinished,
     StepStarted,
     VerdictRecorded,
+    WaiverSigned,
     typed,
     typed_as,
 )
 from guards.errors import LedgerError
+from guards.past_looks import PastLook
 
 B = TypeVar("B", bound=Body)
 
@@ -106,6 +112,10 @@ class History:
         for entry in ledger.iter_entries(self._conn, kind=kind, candidate=candidate):
             yield typed(entry)
 
+    def latest_time(self) -> datetime:
+        """The latest time of any entry: it was this late once, whatever the clock says now."""
+        return ledger.latest_time(self._conn)
+
     def entry(self, seq: int) -> Logged[Body]:
         """Entry ``seq``; raises :class:`LedgerError` ``ledger.no-such-entry``."""
         return typed(ledger.read_entry(self._conn, seq))
@@ -115,6 +125,37 @@ class History:
     def policy(self, policy_digest: str) -> Logged[PolicyRecorded] | None:
         """A recorded policy."""
         return self._last(PolicyRecorded, state.policies, policy=policy_digest)
+
+    def policy_in_force(self, before_seq: int | None = None) -> Logged[PolicyInForce] | None:
+        """The policy that binds what is sealed now, or the one that did before entry ``before_seq``."""
+        table = state.policies_in_force
+        query = select(table.c.seq).order_by(table.c.seq.desc()).limit(1)
+        if before_seq is not None:
+            query = query.where(table.c.seq < before_seq)
+        seq = self._conn.execute(query).scalar()
+        return None if seq is None else typed_as(ledger.read_entry(self._conn, seq), PolicyInForce)
+
+    def adoptions(self, policy_digest: str | None = None) -> tuple[Logged[PolicyInForce], ...]:
+        """Every time that a policy came into force; optionally one policy."""
+        where = {} if policy_digest is None else {"policy": policy_digest}
+        return self._all(PolicyInForce, state.policies_in_force, **where)
+
+    def policy_signoffs(self, new: str) -> tuple[Logged[PolicySignedOff], ...]:
+        """What people said of a policy coming into force, in place of whatever policy."""
+        return self._all(PolicySignedOff, state.policy_signoffs, new=new)
+
+    def policy_signoff(self, statement_digest: str) -> Logged[PolicySignedOff] | None:
+        """The policy sign-off that came in this envelope."""
+        return self._last(PolicySignedOff, state.policy_signoffs, statement_digest=statement_digest)
+
+    def latest_bundle(self) -> Logged[BundleReceived] | None:
+        """The last bundle of policies that somebody installed, or tried to."""
+        return self._last(BundleReceived, state.bundles)
+
+    def bundles_of(self, policy_digest: str) -> tuple[Logged[BundleReceived], ...]:
+        """The installed bundles that a policy came in."""
+        installed = self._all(BundleReceived, state.bundles, outcome="installed")
+        return tuple(item for item in installed if item.body.policy == policy_digest)
 
     def find_checkpoint(self, prefix: str) -> str:
         """Whole digest of the one candidate or root whose digest begins with ``prefix`` (``sha256:`` is optional).
@@ -227,6 +268,28 @@ class History:
     def signoff(self, statement_digest: str) -> Logged[SignedOff] | None:
         """The sign-off that came in this envelope."""
         return self._last(SignedOff, state.signoffs, statement_digest=statement_digest)
+
+    def waivers(self, candidate: str) -> tuple[Logged[WaiverSigned], ...]:
+        """What was signed about waiving gates of a candidate, at any look."""
+        return self._all(WaiverSigned, state.waivers, candidate=candidate)
+
+    def waiver(self, statement_digest: str) -> Logged[WaiverSigned] | None:
+        """The waiver signature that came in this envelope."""
+        return self._last(WaiverSigned, state.waivers, statement_digest=statement_digest)
+
+    # All looks at once, for simulation (guards.past_looks says what is not checked)
+
+    def decided_looks(self) -> Iterator[PastLook]:
+        """Every candidate's latest decided look, in order; read in bulk, and for showing only."""
+        return past_looks.decided_looks(self._conn)
+
+    def policies_of_looks(self) -> list[tuple[int, str]]:
+        """(look, digest of its policy) for every look, decided or not, in order."""
+        return past_looks.policies_of_looks(self._conn)
+
+    def count_undecided(self) -> int:
+        """Sealed candidates that no decision is about."""
+        return past_looks.count_undecided(self._conn)
 
     # Root, champions, anchors
 

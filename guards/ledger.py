@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 from sqlalchemy import Column, Connection, Integer, LargeBinary, MetaData, String, Table, func, insert, select
 
 from guards import merkle
@@ -115,6 +115,15 @@ def parse_time(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
 
 
+def _is_a_time(text: str) -> str:
+    parse_time(text)
+    return text
+
+
+RealTime = Annotated[Time, AfterValidator(_is_a_time)]
+"""A time as the log writes it, and no 31st of February: for what people send, which may hold anything."""
+
+
 def without_floats(value: Any) -> Any:
     """A copy of a JSON value with every float as the shortest decimal text that reads back equal.
 
@@ -193,6 +202,12 @@ def size(conn: Connection) -> int:
     """Number of entries."""
     last = conn.execute(select(func.max(entries.c.seq))).scalar()
     return 0 if last is None else last + 1
+
+
+def latest_time(conn: Connection) -> datetime:
+    """The latest time that any entry has; not always the last entry's, because clocks are set back."""
+    latest = conn.execute(select(func.max(entries.c.time))).scalar()
+    return parse_time(latest) if latest is not None else datetime.min.replace(tzinfo=UTC)
 
 
 def head(conn: Connection, at_size: int | None = None) -> TreeHead:

@@ -10,182 +10,200 @@ Not covered: whether the gates are strict enough. ``guards.power`` says whether 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from guards.canonical import canonical_bytes, digest_of, sha256_bytes, sha256_file
 from guards.errors import ConfigError
 from guards.evidence import Digest, Frozen
-from guards.strict_yaml import Json, PositionMap, load_yaml_with_positions, parse_yaml, read_text
+from guards.policy_gates import (
+    LEAST_LEVEL,
+    MAX_COMPOSITE_DEPTH,
+    AllOfGate,
+    AnyOfGate,
+    BudgetGate,
+    Change,
+    Claim,
+    CollapseGate,
+    CompositeGate,
+    ContaminationGate,
+    EvalGate,
+    Gate,
+    GateId,
+    IntegrityGate,
+    LeafGate,
+    Name,
+    OnlyIfGate,
+    Share,
+    depth_of,
+    suites_of,
+    with_members,
+    wrong,
+)
+from guards.strict_yaml import Json, PositionMap, is_there, load_yaml_with_positions, parse_yaml, read_text
+
+__all__ = [
+    "LEAST_LEVEL",
+    "MAX_COMPOSITE_DEPTH",
+    "MAX_LABELLED",
+    "UNATTENDED",
+    "AllOfGate",
+    "AnyOfGate",
+    "Approvals",
+    "BudgetGate",
+    "Change",
+    "Claim",
+    "CollapseGate",
+    "CompositeGate",
+    "ContaminationGate",
+    "EvalGate",
+    "Gate",
+    "GateId",
+    "Holdout",
+    "IntegrityGate",
+    "Judge",
+    "JudgeCalibration",
+    "LeafGate",
+    "Looks",
+    "Name",
+    "OnlyIfGate",
+    "Policy",
+    "ResolvedPolicy",
+    "Share",
+    "Spending",
+    "StopEarly",
+    "Waiver",
+    "item_files",
+    "reference_refusals",
+    "resolve_policy",
+    "resolve_suite",
+    "suite_digest",
+    "suites_of",
+]
 
 UNATTENDED = "I accept promotion without a person"
 """What ``approvals.unattended`` must say, word for word, where no approval is required."""
 
-GateId = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$", max_length=64)]
-Claim = Literal["superior_by", "non_inferior_within", "at_least", "at_most"]
-Change = Literal["weights", "architecture", "tokenizer", "chat_template", "generation_config", "dtype"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Spending = Literal["even", "pocock", "obrien-fleming", "unbounded"]
+MAX_LABELLED = 1_000_000
+
+
+class StopEarly(Frozen):
+    """A suite is answered in ``blocks`` parts, and no further once every verdict on it is certain.
+
+    Certain is what the remaining items could not change, whatever they scored
+    (:mod:`guards.gates.early_stop`); so this saves answers, and changes no verdict. The order of the items
+    is random, by the look's seed.
+    """
+
+    blocks: int = Field(ge=2, le=64)
 
 
 class Looks(Frozen):
-    """How many looks, at whatever candidates, are planned under policies of this name.
+    """How many looks, at whatever candidates, are planned under policies of this name, and how they share alpha.
 
-    Every proposal is a look. Each may spend an even share of what is left of every gate's alpha
-    (:mod:`guards.gates.alpha`; without edits that is Bonferroni), so that alpha bounds the chance of any
-    false pass of a gate over all of them, fresh items or not.
+    Every proposal is a look, and every look spends some of every gate's alpha by the schedule
+    ``spending`` (:mod:`guards.gates.alpha`), so that alpha bounds the chance of any false pass of a
+    gate over all of them, fresh items or not. ``even`` without edits is Bonferroni. ``unbounded``
+    has no last look; ``planned`` is then the look at which the linter asks for power.
     """
 
     planned: int = Field(ge=1, le=1000)
+    spending: Spending = "even"
+    stop_early: StopEarly | None = None
 
 
-class EvalGate(Frozen):
-    """A claim about one metric of one suite; higher is better, always.
+class Holdout(Frozen):
+    """A suite whose items are the same at every look, and how many looks may read them.
 
-    Paired claims compare with ``against`` on the same items: ``superior_by`` a margin, or
-    ``non_inferior_within`` one, in the metric's own unit. ``at_least`` and ``at_most`` hold the
-    candidate alone to a ``level``.
-
-    Without ``scale`` a metric must lie in [0, 1]. With it the metric may be unbounded: paired
-    differences are divided by ``scale`` and clipped to [-1, 1], so the claim is about the mean of
-    the clipped difference, and a loss on one item counts as ``scale`` at most.
+    What a proposer learns from a look is whether its candidate was promoted, so at most 2^(r-1)
+    histories lead to the r-th read. That read is tested at its alpha divided by as many
+    (:mod:`guards.gates.holdouts`), and after ``reads`` of them the suite is spent: its items need to
+    be replaced, which gives it another digest.
     """
 
-    id: GateId
-    kind: Literal["eval"]
-    description: str = ""
-    suite: Name
-    metric: Name
-    claim: Claim
-    margin: float | None = None
-    level: float | None = None
-    against: Literal["champion", "root", "anchor"] | None = None
-    alpha: float = Field(gt=0.0, le=0.2)
-    min_items: int = Field(ge=1)
-    max_unscored: float = Field(ge=0.0, le=0.2)
-    clusters: tuple[str, ...] | None = Field(default=None, min_length=1)
-    scale: float | None = Field(default=None, gt=0.0)
-
-    @property
-    def is_paired(self) -> bool:
-        return self.claim in ("superior_by", "non_inferior_within")
-
-    @model_validator(mode="after")
-    def _claim_has_what_it_needs(self) -> EvalGate:
-        if self.is_paired:
-            self._check_paired()
-        elif self.level is None or self.margin is not None or self.against is not None or self.scale is not None:
-            raise _wrong("policy.claim-shape", f"{self.claim} needs 'level', and no 'margin', 'against' or 'scale'")
-        elif not 0.0 < self.level < 1.0:
-            raise _wrong("policy.level-range", f"the level must lie between 0 and 1, not {self.level}")
-        return self
-
-    def _check_paired(self) -> None:
-        if self.margin is None or self.against is None or self.level is not None:
-            raise _wrong("policy.claim-shape", f"{self.claim} needs 'margin' and 'against', and no 'level'")
-        largest = self.scale or 1.0
-        if self.claim == "superior_by" and not 0.0 <= self.margin < largest:
-            raise _wrong("policy.margin-range", f"superior_by needs a margin in [0, {largest:g}), not {self.margin}")
-        if self.claim == "non_inferior_within" and not 0.0 < self.margin < largest:
-            raise _wrong(
-                "policy.margin-range", f"non_inferior_within needs a margin in (0, {largest:g}), not {self.margin}"
-            )
+    reads: int = Field(ge=1, le=1000)
 
 
-class IntegrityGate(Frozen):
-    """The candidate differs from ``against`` in its weights, and else only in ``allow_changes``."""
+class JudgeCalibration(Frozen):
+    """What a judge said about outputs of one family of checkpoints that people had labelled.
 
-    id: GateId
-    kind: Literal["integrity"]
-    description: str = ""
-    against: Literal["champion", "root"] = "champion"
-    allow_changes: tuple[Change, ...] = ()
-
-
-class CollapseGate(Frozen):
-    """The candidate's outputs are about as varied and as long as the reference's, as ratios to it.
-
-    ``min_distinct_share``: distinct outputs; ``min_entropy_ratio``: word entropy;
-    ``max_length_ratio`` and ``min_length_ratio``: mean number of output tokens.
+    ``detected`` of the ``positives`` were called positive, ``cleared`` of the ``negatives`` negative.
     """
 
-    id: GateId
-    kind: Literal["collapse"]
-    description: str = ""
-    suite: Name
-    against: Literal["champion", "root"]
-    min_items: int = Field(ge=2)
-    min_distinct_share: float | None = Field(default=None, gt=0.0, le=1.0)
-    min_entropy_ratio: float | None = Field(default=None, gt=0.0, le=1.0)
-    max_length_ratio: float | None = Field(default=None, ge=1.0)
-    min_length_ratio: float | None = Field(default=None, gt=0.0, le=1.0)
+    positives: int = Field(ge=1, le=MAX_LABELLED)
+    detected: int = Field(ge=0)
+    negatives: int = Field(ge=1, le=MAX_LABELLED)
+    cleared: int = Field(ge=0)
 
     @model_validator(mode="after")
-    def _asks_something(self) -> CollapseGate:
-        limits = (self.min_distinct_share, self.min_entropy_ratio, self.max_length_ratio, self.min_length_ratio)
-        if all(limit is None for limit in limits):
-            raise _wrong("policy.no-limits", "a collapse gate without a limit would pass anything")
+    def _parts_of_their_wholes(self) -> JudgeCalibration:
+        for part, whole in (("detected", "positives"), ("cleared", "negatives")):
+            if getattr(self, part) > getattr(self, whole):
+                raise wrong("policy.judge-counts", f"more {part} than {whole}")
         return self
 
 
-class ContaminationGate(Frozen):
-    """No training row equals a gate item, and none shares ``ngram`` words in a row with one."""
+class Judge(Frozen):
+    """A fallible judge whose yes or no gates count, and what is known of its errors.
 
-    id: GateId
-    kind: Literal["contamination"]
-    description: str = ""
-    suites: tuple[Name, ...] = Field(min_length=1)
-    ngram: int = Field(default=13, ge=5, le=50)
+    ``family`` names the calibration that holds for the checkpoints of this policy. Below
+    ``min_sensitivity`` or ``min_specificity``, as lower bounds, gates that use the judge are
+    inconclusive. ``measures`` says which of the judge's answers the metric counts.
+    """
 
+    calibration: dict[Name, JudgeCalibration] = Field(min_length=1)
+    family: Name
+    min_sensitivity: float = Field(gt=0.0, lt=1.0)
+    min_specificity: float = Field(gt=0.0, lt=1.0)
+    measures: Literal["positive", "negative"] = "positive"
 
-class BudgetGate(Frozen):
-    """Upper limits, inclusive, on how far the loop may go; ``max_tokens_trained`` null means no limit."""
-
-    id: GateId
-    kind: Literal["budget"]
-    description: str = ""
-    max_cycles_without_person: int = Field(ge=0)
-    max_cost_s: int = Field(gt=0)
-    max_tokens_trained: int | None = Field(default=None, gt=0)
-
-
-Gate = Annotated[EvalGate | IntegrityGate | CollapseGate | ContaminationGate | BudgetGate, Field(discriminator="kind")]
+    @model_validator(mode="after")
+    def _calibrated(self) -> Judge:
+        if self.family not in self.calibration:
+            known = ", ".join(self.calibration)
+            raise wrong("policy.judge-family", f"there is no calibration of {self.family!r}, only of {known}")
+        if self.min_sensitivity + self.min_specificity <= 1.0:
+            raise wrong("policy.judge-chance", "the declared minima must add up to more than 1, as guessing does not")
+        return self
 
 
 class Approvals(Frozen):
     """Who must sign: ``required`` different people, each of ``roles`` held by at least one of them.
 
-    Those who played a part in ``exclude`` do not count. An approval is void ``valid_for_h`` hours
+    Those who played a part in ``exclude`` do not count; ``policy_author`` is whoever recorded, signed
+    or brought into force the policy that binds the candidate. An approval is void ``valid_for_h`` hours
     after it was signed. None is required only where ``unattended`` says so, word for word.
     """
 
     required: int = Field(ge=0, le=20)
     roles: tuple[Literal["reviewer", "safety", "governance"], ...] = ()
-    exclude: tuple[Literal["submitter", "trainer"], ...] = ("submitter", "trainer")
-    valid_for_h: int = Field(default=168, gt=0)
+    exclude: tuple[Literal["submitter", "trainer", "policy_author"], ...] = ("submitter", "trainer")
+    valid_for_h: int = Field(default=168, gt=0, le=8760)  # a year
     unattended: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Approvals:
         if self.required == 0 and self.unattended != UNATTENDED:
-            raise _wrong("policy.unattended", f"no approval is required, so 'unattended' must say: {UNATTENDED}")
+            raise wrong("policy.unattended", f"no approval is required, so 'unattended' must say: {UNATTENDED}")
         if self.required == 0 and self.roles:
-            raise _wrong("policy.approvals", "roles are asked for, but no approval is required")
+            raise wrong("policy.approvals", "roles are asked for, but no approval is required")
         if self.required > 0 and self.unattended is not None:
-            raise _wrong("policy.unattended", "'unattended' contradicts the required approvals")
+            raise wrong("policy.unattended", "'unattended' contradicts the required approvals")
         if self.required > 0 and not self.roles:
-            raise _wrong("policy.approvals", "approvals are required, but of no role")
+            raise wrong("policy.approvals", "approvals are required, but of no role")
         if len(set(self.roles)) != len(self.roles) or len(self.roles) > self.required:
-            raise _wrong("policy.approvals", "each role may be listed once, and needs a person of its own")
+            raise wrong("policy.approvals", "each role may be listed once, and needs a person of its own")
         return self
 
 
 class Waiver(Frozen):
-    """Lets one inconclusive gate of one exact candidate pass until ``expires``; it never helps a failed gate."""
+    """Lets one inconclusive gate of one exact candidate pass until ``expires``; it never helps a failed gate.
+
+    It stands in no policy file: what people sign is in the ledger, and :mod:`guards.waivers` says what is live.
+    """
 
     candidate: Digest
     gate: GateId
@@ -205,18 +223,40 @@ class Policy(Frozen):
     suites: dict[Name, Annotated[str, Field(min_length=1)]]
     gates: tuple[Gate, ...]
     approvals: Approvals
-    waivers: tuple[Waiver, ...] = ()
+    holdouts: dict[Name, Holdout] = Field(default_factory=dict[str, Holdout])
+    judges: dict[Name, Judge] = Field(default_factory=dict[str, Judge])
+    waivers: tuple[Waiver, ...] = Field(default=(), max_length=0)
+
+    @field_validator("waivers", mode="before")
+    @classmethod
+    def _no_waiver(cls, waivers: Any) -> Any:
+        if waivers:
+            raise wrong(
+                "policy.waiver-in-file",
+                "a policy binds only candidates that are sealed later, so a waiver in it could never help: "
+                "record one with 'stairlock waive'",
+            )
+        return () if waivers == [] else waivers
 
     @field_validator("gates")
     @classmethod
     def _some_gate(cls, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
         if not gates:
-            raise _wrong("policy.no-gates", "a policy without gates would pass anything")
+            raise wrong("policy.no-gates", "a policy without gates would pass anything")
         return gates
 
     def gate(self, gate_id: str) -> Gate | None:
-        """The gate of that id, if there is one."""
+        """The gate of that id that has a verdict of its own, if there is one; members of composites have none."""
         return next((gate for gate in self.gates if gate.id == gate_id), None)
+
+    def leaf_gates(self) -> Iterator[LeafGate]:
+        """Every gate that is no composite, the members of composites included, in the policy's order."""
+        return (gate for gate, _ in self.gates_with_paths() if not isinstance(gate, CompositeGate))
+
+    def gates_with_paths(self) -> Iterator[tuple[Gate, tuple[str | int, ...]]]:
+        """Every gate, composites and their members included, and where it stands in the file."""
+        for index, gate in enumerate(self.gates):
+            yield from with_members(gate, ("gates", index))
 
 
 class ResolvedPolicy(Frozen):
@@ -237,23 +277,17 @@ def resolve_policy(path: Path) -> ResolvedPolicy:
         ConfigError: whatever :func:`guards.strict_yaml.load_yaml` refuses, in the policy or in a
             suite; ``policy.no-gates``, ``policy.claim-shape``, ``policy.margin-range``,
             ``policy.level-range``, ``policy.no-limits``, ``policy.unattended``,
-            ``policy.approvals``; ``policy.duplicate-gate``, ``policy.unknown-suite``,
-            ``policy.unknown-gate``, ``policy.missing-suite``, ``policy.missing-file``.
+            ``policy.approvals``, ``policy.waiver-in-file``, ``policy.few-members``,
+            ``policy.condition-kind``, ``policy.judge-metric``, ``policy.judge-counts``,
+            ``policy.judge-family``, ``policy.judge-chance``; ``policy.duplicate-gate``,
+            ``policy.unknown-suite``, ``policy.unknown-judge``, ``policy.composite-depth``,
+            ``policy.composite-anchor``, ``policy.missing-suite``, ``policy.missing-file``,
+            ``policy.holdout-undeclared``, ``policy.holdout-fresh``.
     """
     policy, positions = load_yaml_with_positions(path, Policy)
-    _check_references(policy, positions)
-    suite_digests: dict[str, str] = {}
-    for name, suite in policy.suites.items():
-        suite_path = path.parent / suite
-        if not suite_path.is_file():
-            raise positions.refusal(
-                "policy.missing-suite",
-                positions.at("suites", name),
-                f"the suite {name!r} is not there",
-                got=str(suite_path),
-                fix="paths are relative to the policy file",
-            )
-        suite_digests[name] = suite_digest(suite_path)
+    for refusal in reference_refusals(policy, positions):
+        raise refusal
+    suite_digests = {name: resolve_suite(policy, positions, path.parent, name) for name in policy.suites}
     body = policy.model_dump(mode="json", by_alias=True)
     body["suites"] = suite_digests
     data = canonical_bytes(body)
@@ -261,10 +295,31 @@ def resolve_policy(path: Path) -> ResolvedPolicy:
         policy=policy,
         digest=sha256_bytes(data),
         source=path,
-        gate_lines={gate.id: positions.at("gates", i).line for i, gate in enumerate(policy.gates)},
+        gate_lines={gate.id: positions.at(*at).line for gate, at in policy.gates_with_paths()},
         suite_digests=suite_digests,
         canonical_json=data.decode("utf-8"),
     )
+
+
+def resolve_suite(policy: Policy, positions: PositionMap, folder: Path, name: str) -> str:
+    """Digest of one suite of a policy that lies in ``folder``.
+
+    Raises:
+        ConfigError: as :func:`suite_digest`, and ``policy.missing-suite``,
+            ``policy.holdout-undeclared``, ``policy.holdout-fresh``.
+    """
+    suite_path = folder / policy.suites[name]
+    if not is_there(suite_path):
+        raise positions.refusal(
+            "policy.missing-suite",
+            positions.at("suites", name),
+            f"the suite {name!r} is not there",
+            got=str(suite_path),
+            fix="paths are relative to the policy file",
+        )
+    digest, has_files = _read_suite(suite_path)
+    _check_holdout(policy, positions, name, has_files=has_files)
+    return digest
 
 
 def suite_digest(path: Path) -> str:
@@ -276,11 +331,22 @@ def suite_digest(path: Path) -> str:
         ConfigError: the YAML is not plain data (see :func:`guards.strict_yaml.load_yaml`), or
             ``policy.missing-file``.
     """
+    return _read_suite(path)[0]
+
+
+def item_files(path: Path) -> tuple[str, ...]:
+    """The item files that a suite's YAML names, relative to the suite file."""
+    value, _ = parse_yaml(read_text(path), source=str(path))
+    return tuple(name for _, name in _named_files(value, ()))
+
+
+def _read_suite(path: Path) -> tuple[str, bool]:
+    """(:func:`suite_digest`, whether the suite has item files, which are the same at every look)."""
     value, positions = parse_yaml(read_text(path), source=str(path))
     files: dict[str, str] = {}
     for at, name in _named_files(value, ()):
         item_path = path.parent / name
-        if not item_path.is_file():
+        if not is_there(item_path):
             raise positions.refusal(
                 "policy.missing-file",
                 positions.at(*at),
@@ -288,55 +354,91 @@ def suite_digest(path: Path) -> str:
                 fix="paths are relative to the suite file",
             )
         files[name] = sha256_file(item_path)
-    return digest_of({"yaml": value, "files": files})
+    return digest_of({"yaml": value, "files": files}), bool(files)
 
 
-def live_waivers(policy: Policy, candidate_digest: str, now: datetime) -> tuple[Waiver, ...]:
-    """Waivers of this exact candidate that have not expired at ``now``. The one place that decides it.
-
-    Raises:
-        ConfigError: ``policy.naive-time``, for a ``now`` without a time zone.
-    """
-    if now.tzinfo is None:
-        raise ConfigError("policy.naive-time", "the time has no time zone", got=str(now), expected="an aware datetime")
-    return tuple(w for w in policy.waivers if w.candidate == candidate_digest and now < w.expires)
-
-
-def _check_references(policy: Policy, positions: PositionMap) -> None:
-    first_index: dict[str, int] = {}
-    for index, gate in enumerate(policy.gates):
-        if gate.id in first_index:
-            line = positions.at("gates", first_index[gate.id]).line
-            raise positions.refusal(
+def reference_refusals(policy: Policy, positions: PositionMap) -> Iterator[ConfigError]:
+    """Whatever one part of the policy says about another that is not so, in the file's order."""
+    path_by_id: dict[str, tuple[str | int, ...]] = {}
+    for gate, at in policy.gates_with_paths():
+        if gate.id in path_by_id:
+            line = positions.at(*path_by_id[gate.id]).line
+            yield positions.refusal(
                 "policy.duplicate-gate",
-                positions.at("gates", index, "id"),
+                positions.at(*at, "id"),
                 f"the gate {gate.id!r} is already declared on line {line}",
             )
-        first_index[gate.id] = index
-        for suite in _suites_of(gate):
+        path_by_id[gate.id] = at
+        for suite in suites_of(gate):
             if suite not in policy.suites:
-                raise positions.refusal(
+                yield positions.refusal(
                     "policy.unknown-suite",
-                    positions.at("gates", index, "suites" if isinstance(gate, ContaminationGate) else "suite"),
+                    positions.at(*at, "suites" if isinstance(gate, ContaminationGate) else "suite"),
                     f"the gate {gate.id!r} names a suite that the policy does not declare",
                     got=suite,
                     expected=", ".join(sorted(policy.suites)),
                 )
-    for index, waiver in enumerate(policy.waivers):
-        if waiver.gate not in first_index:
-            raise positions.refusal(
-                "policy.unknown-gate",
-                positions.at("waivers", index, "gate"),
-                "the waiver names a gate that the policy does not have",
-                got=waiver.gate,
-                expected=", ".join(first_index),
+        if isinstance(gate, EvalGate):
+            yield from _eval_gate_refusals(gate, at, policy, positions)
+        elif isinstance(gate, CompositeGate) and depth_of(gate) > MAX_COMPOSITE_DEPTH:
+            yield positions.refusal(
+                "policy.composite-depth",
+                positions.at(*at),
+                f"the gate {gate.id!r} holds composites inside composites, too deep to be understood",
+                got=str(depth_of(gate)),
+                expected=f"at most {MAX_COMPOSITE_DEPTH}",
+            )
+    for suite in policy.holdouts:
+        if suite not in policy.suites:
+            yield positions.refusal(
+                "policy.unknown-suite",
+                positions.of_key("holdouts", suite),
+                "a holdout is of a suite that the policy does not declare",
+                got=suite,
+                expected=", ".join(sorted(policy.suites)),
             )
 
 
-def _suites_of(gate: Gate) -> tuple[str, ...]:
-    if isinstance(gate, ContaminationGate):
-        return gate.suites
-    return (gate.suite,) if isinstance(gate, (EvalGate, CollapseGate)) else ()
+def _eval_gate_refusals(
+    gate: EvalGate, at: tuple[str | int, ...], policy: Policy, positions: PositionMap
+) -> Iterator[ConfigError]:
+    if gate.judge is not None and gate.judge not in policy.judges:
+        yield positions.refusal(
+            "policy.unknown-judge",
+            positions.at(*at, "judge"),
+            f"the gate {gate.id!r} names a judge that the policy does not declare",
+            got=gate.judge,
+            expected=", ".join(sorted(policy.judges)) or "a judge under 'judges'",
+        )
+    if len(at) > 2 and gate.against == "anchor":
+        yield positions.refusal(
+            "policy.composite-anchor",
+            positions.at(*at, "against"),
+            f"the gate {gate.id!r} is a member of another, and only a gate of its own has an anchor",
+            got="anchor",
+            expected="champion or root",
+            fix="declare it as a gate of its own",
+        )
+
+
+def _check_holdout(policy: Policy, positions: PositionMap, suite: str, *, has_files: bool) -> None:
+    """A suite of item files that a test reads is declared as a holdout, and one that is drawn anew is not."""
+    tests = [gate for gate in policy.leaf_gates() if isinstance(gate, EvalGate) and gate.suite == suite]
+    if has_files and tests and suite not in policy.holdouts:
+        raise positions.refusal(
+            "policy.holdout-undeclared",
+            positions.at("suites", suite),
+            f"the items of the suite {suite!r} are the same at every look, and {tests[0].id!r} tests on them, "
+            "but the policy does not say how many looks may read them",
+            fix=f"declare it, for example: holdouts: {{{suite}: {{reads: {min(8, policy.looks.planned)}}}}}",
+        )
+    if not has_files and suite in policy.holdouts:
+        raise positions.refusal(
+            "policy.holdout-fresh",
+            positions.of_key("holdouts", suite),
+            f"the suite {suite!r} has no item files: its items are drawn anew at every look, so it is no holdout",
+            fix="take it out of 'holdouts'",
+        )
 
 
 def _named_files(value: Json, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -351,8 +453,3 @@ def _named_files(value: Json, path: tuple[str | int, ...]) -> Iterator[tuple[tup
             yield (*path, key), item
         else:
             yield from _named_files(item, (*path, key))
-
-
-def _wrong(rule: str, message: str) -> PydanticCustomError:
-    """A validator's refusal that carries its own rule; strict_yaml adds the position."""
-    return PydanticCustomError(cast(Any, rule), cast(Any, message.replace("{", "{{").replace("}", "}}")))

@@ -34,13 +34,13 @@ def read_texts(run: EvidenceRun) -> dict[str, RunText]:
             the one that its record names.
     """
     path = run.directory / TEXTS_FILE
-    if not path.is_file():
+    if run.texts is None and not path.is_file():
         raise EvidenceError(
             "evidence.texts-withheld",
             f"{run.directory} has no {TEXTS_FILE}",
             fix="gate on the full evidence, not on a redacted copy",
         )
-    data = path.read_bytes()
+    data = path.read_bytes() if run.texts is None else run.texts
     if sha256_bytes(data) != run.manifest.texts_sha256:
         raise EvidenceError(
             "evidence.digest-mismatch",

@@ -40,7 +40,7 @@ from guards.canonical import canonical_bytes, parse_json_strict, sha256_bytes
 from guards.entries import Reason
 from guards.errors import EvidenceError, SignatureRefused
 from guards.evidence import Digest, Frozen
-from guards.ledger import Label, Time
+from guards.ledger import Label, RealTime
 
 PAYLOAD_TYPE = "application/vnd.stairlock.signoff+json"
 PRIVATE_SUFFIX = ".key"
@@ -81,7 +81,7 @@ class Statement(Frozen):
     policy: Digest
     decision: Literal["approve", "reject"]
     reason: Reason
-    time: Time
+    time: RealTime
     signer: Label
 
     def payload(self) -> bytes:
@@ -209,11 +209,15 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
 
 def sign(statement: Statement, private_key: Ed25519PrivateKey) -> bytes:
     """A signed envelope around ``statement``, as bytes."""
-    payload = statement.payload()
-    signature = private_key.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
+    return sign_payload(statement.payload(), private_key, payload_type=PAYLOAD_TYPE)
+
+
+def sign_payload(payload: bytes, private_key: Ed25519PrivateKey, *, payload_type: str) -> bytes:
+    """A signed envelope around bytes of a type; a signature of one type counts for nothing as another."""
+    signature = private_key.sign(pre_authentication_encoding(payload_type, payload))
     envelope = Envelope(
         payload=base64.b64encode(payload).decode("ascii"),
-        payloadType=PAYLOAD_TYPE,
+        payloadType=payload_type,
         signatures=(
             EnvelopeSignature(keyid=public_key_of(private_key).id, sig=base64.b64encode(signature).decode("ascii")),
         ),
@@ -245,8 +249,18 @@ def verify(envelope: Envelope, key: PublicKey) -> Statement:
         SignatureRefused: ``signing.other-type``, ``signing.other-key``, ``signing.bad-signature``,
             ``signing.bad-statement`` (signed, but no canonical statement).
     """
+    return _statement(verified_payload(envelope, key, payload_type=PAYLOAD_TYPE))
+
+
+def verified_payload(envelope: Envelope, key: PublicKey, *, payload_type: str) -> bytes:
+    """What was signed with ``key``, as a payload of this type.
+
+    Raises:
+        SignatureRefused: ``signing.other-type``, ``signing.other-key``, ``signing.bad-envelope``,
+            ``signing.bad-signature``.
+    """
     # (1) the payload is of our type: a signature made for another purpose counts for nothing here
-    _refuse_other_type(envelope)
+    _refuse_other_type(envelope, payload_type)
     # (2) the signature is by this key
     if envelope.key_id != key.id:
         raise SignatureRefused("signing.other-key", "signed with another key", got=envelope.key_id, expected=key.id)
@@ -264,8 +278,7 @@ def verify(envelope: Envelope, key: PublicKey) -> Statement:
             got=f"a signature said to be by {key.id}",
             fix="sign again; if nobody touched the envelope, its sender is not who they say",
         ) from error
-    # (3) what was signed is a statement, written in the one canonical way
-    return unverified_statement(envelope)
+    return payload
 
 
 def unverified_statement(envelope: Envelope) -> Statement:
@@ -274,10 +287,24 @@ def unverified_statement(envelope: Envelope) -> Statement:
     Raises:
         SignatureRefused: ``signing.other-type``, ``signing.bad-envelope``, ``signing.bad-statement``.
     """
-    _refuse_other_type(envelope)
+    return _statement(unverified_payload(envelope, payload_type=PAYLOAD_TYPE))
+
+
+def unverified_payload(envelope: Envelope, *, payload_type: str) -> bytes:
+    """The payload of an envelope of this type; nobody checked who signed it.
+
+    Raises:
+        SignatureRefused: ``signing.other-type``, ``signing.bad-envelope``.
+    """
+    _refuse_other_type(envelope, payload_type)
     payload = _base64(envelope.payload)
     if payload is None:
         raise _bad_envelope("the payload must be base64, with padding and nothing else")
+    return payload
+
+
+def _statement(payload: bytes) -> Statement:
+    """A statement, written in the one canonical way."""
     try:
         statement = Statement.model_validate(parse_json_strict(payload, source="statement"))
     except (ValidationError, EvidenceError, ValueError, RecursionError) as error:
@@ -287,10 +314,13 @@ def unverified_statement(envelope: Envelope) -> Statement:
     return statement
 
 
-def _refuse_other_type(envelope: Envelope) -> None:
-    if envelope.payload_type != PAYLOAD_TYPE:
+def _refuse_other_type(envelope: Envelope, payload_type: str) -> None:
+    if envelope.payload_type != payload_type:
         raise SignatureRefused(
-            "signing.other-type", "the envelope is no sign-off", got=envelope.payload_type[:200], expected=PAYLOAD_TYPE
+            "signing.other-type",
+            "the envelope was signed for another purpose",
+            got=envelope.payload_type[:200],
+            expected=payload_type,
         )
 
 

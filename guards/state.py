@@ -20,6 +20,7 @@ from sqlalchemy import Column, Connection, Index, Integer, String, Table, Unique
 
 from guards.entries import (
     Body,
+    BundleReceived,
     CleanedUp,
     DecisionMade,
     EvidenceRecorded,
@@ -27,7 +28,9 @@ from guards.entries import (
     Lifted,
     Logged,
     Measured,
+    PolicyInForce,
     PolicyRecorded,
+    PolicySignedOff,
     Promoted,
     Recalled,
     RolledBack,
@@ -40,6 +43,7 @@ from guards.entries import (
     StepFinished,
     StepStarted,
     VerdictRecorded,
+    WaiverSigned,
 )
 from guards.errors import LedgerError
 from guards.ledger import metadata
@@ -64,6 +68,17 @@ def _number(name: str, *, unique: bool = False) -> Column[int]:
 
 
 policies = Table("policies", metadata, _seq(), _digest("policy", unique=True), _label("name"))
+policy_signoffs = Table(
+    "policy_signoffs",
+    metadata,
+    _seq(),
+    _digest("old"),
+    _digest("new"),
+    _digest("statement_digest", unique=True),
+    Index("ix_policy_signoffs_new", "new"),
+)
+policies_in_force = Table("policies_in_force", metadata, _seq(), _digest("policy"))
+bundles = Table("bundles", metadata, _seq(), _digest("bundle"), _label("outcome"))
 # ``slot`` is always 0: a home has one root.
 roots = Table("roots", metadata, _seq(), _digest("checkpoint"), _number("slot", unique=True))
 seals = Table(
@@ -106,6 +121,7 @@ signoffs = Table(
     _digest("statement_digest", unique=True),
     Index("ix_signoffs_triple", "candidate", "evidence", "policy"),
 )
+waivers = Table("waivers", metadata, _seq(), _digest("candidate"), _digest("statement_digest", unique=True))
 champions = Table(
     "champions",
     metadata,
@@ -136,6 +152,9 @@ measurements = Table("measurements", metadata, _seq(), _label("run"), _label("na
 
 TABLES: tuple[Table, ...] = (
     policies,
+    policy_signoffs,
+    policies_in_force,
+    bundles,
     roots,
     seals,
     looks,
@@ -143,6 +162,7 @@ TABLES: tuple[Table, ...] = (
     verdicts,
     decisions,
     signoffs,
+    waivers,
     champions,
     anchors,
     halts,
@@ -163,6 +183,13 @@ def rows_of(logged: Logged[Body]) -> list[Row]:
     match logged.body:
         case PolicyRecorded() as body:
             return [(policies, {"seq": seq, "policy": body.policy, "name": body.name})]
+        case PolicySignedOff() as body:
+            named = body.model_dump(include={"old", "new", "statement_digest"})
+            return [(policy_signoffs, {"seq": seq, **named})]
+        case PolicyInForce() as body:
+            return [(policies_in_force, {"seq": seq, "policy": body.policy})]
+        case BundleReceived() as body:
+            return [(bundles, {"seq": seq, "bundle": body.bundle, "outcome": body.outcome})]
         case RootSet() as body:
             return [
                 (roots, {"seq": seq, "checkpoint": body.checkpoint, "slot": 0}),
@@ -183,6 +210,8 @@ def rows_of(logged: Logged[Body]) -> list[Row]:
         case SignedOff() as body:
             named = body.model_dump(include={"candidate", "evidence", "policy", "statement_digest"})
             return [(signoffs, {"seq": seq, **named})]
+        case WaiverSigned() as body:
+            return [(waivers, {"seq": seq, **body.model_dump(include={"candidate", "statement_digest"})})]
         case Promoted() as body:
             return [
                 (champions, {"seq": seq, "checkpoint": body.candidate, "decision_seq": body.decision_seq}),

@@ -7,21 +7,29 @@ that its docstring states:
 * :func:`mcnemar_p_value`: more gains than losses among paired 0/1 outcomes;
 * :func:`betting_test`: a mean of bounded (paired) differences against a margin.
 
-Everywhere, items are independent of one another given the draw; they need not be alike.
+Everywhere, items are independent of one another given the draw; they need not be alike. Items that
+share a source, such as paraphrases of one question, are not: a gate with ``group_by`` gives the tests
+one mean per source instead, and sources are what is independent then.
+
+No test looks at the order of items, so all of them work on histograms: (value, count) pairs, in
+ascending order of values.
 
 :func:`tango_interval` is asymptotic (its test has size up to 5.8% at a nominal 5% for n=100, by
-enumeration): it is shown to readers and never binds.
+enumeration), and so is :func:`cluster_robust_interval`: they are shown to readers and never bind.
 
-Not covered: items that depend on one another, such as paraphrases of one question; a suite must
-not hold them, or must average them into one item first. And an effect inside one cluster that the
-others cancel: declare a gate with ``clusters:`` for every part that must not get worse.
+Not covered: items that depend on one another and do not say so. And an effect inside one cluster that
+the others cancel: declare a gate with ``clusters:`` for every part that must not get worse.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, repeat
+from statistics import NormalDist
 
 MAX_BET_FRACTION = 0.9
 """A bet never stakes more, so that one worst-case item cannot ruin the whole e-value."""
@@ -35,7 +43,31 @@ power, and 15 where it is 0.2 (tests/guards/test_power.py).
 
 # Two sums in floating point that are equal on paper may differ by this much; no test passes by less.
 _ROUNDING = 1e-12
-_BISECTIONS = 200
+_BISECTIONS = 80
+_NEWTON_STEPS = 60
+_NEWTON_TOLERANCE = 1e-15
+# What a sum may leave out: below the rounding of its first term.
+_NEGLIGIBLE = 1e-18
+
+Histogram = Sequence[tuple[float, int]]
+"""(value, how often), each value once, in ascending order."""
+
+
+def histogram(values: Iterable[float]) -> Histogram:
+    """The values with their counts, in ascending order."""
+    return sorted(Counter(values).items())
+
+
+def mean_of(counts: Histogram) -> float:
+    """The mean; the sum is exactly rounded, so equal to that over single values in whatever order.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    n = sum(count for _, count in counts)
+    if n == 0:
+        raise ValueError("a mean of no values is not defined")
+    return math.fsum(chain.from_iterable(repeat(value, count) for value, count in counts)) / n
 
 
 # ---------------------------------------------------------------------------------------------
@@ -56,7 +88,30 @@ def binomial_upper_tail(k: int, n: int, rate: float) -> float:
     """P(X >= k) for X ~ Binomial(n, rate)."""
     if k <= 0:
         return 1.0
-    return min(1.0, math.fsum(math.exp(log_binomial_pmf(i, n, rate)) for i in range(k, n + 1)))
+    if k > n or rate <= 0.0:
+        return 0.0
+    if rate >= 1.0:
+        return 1.0
+    # The side that falls away from k is summed, so that no term is lost to underflow before the largest.
+    if k >= n * rate:
+        return min(1.0, math.exp(log_binomial_pmf(k, n, rate)) * _tail_over_first(k, n, rate))
+    # At most k - 1 successes are at least n - k + 1 failures.
+    failures = n - k + 1
+    return max(
+        0.0, 1.0 - math.exp(log_binomial_pmf(failures, n, 1.0 - rate)) * _tail_over_first(failures, n, 1.0 - rate)
+    )
+
+
+def _tail_over_first(k: int, n: int, rate: float) -> float:
+    """P(X >= k) / P(X = k), for k at or above the mean, by the ratios of neighbouring terms."""
+    odds = rate / (1.0 - rate)
+    total = term = 1.0
+    for i in range(k, n):
+        term *= (n - i) / (i + 1) * odds
+        total += term
+        if term < _NEGLIGIBLE:
+            break
+    return total
 
 
 def binomial_p_at_least(successes: int, n: int, level: float) -> float:
@@ -78,11 +133,28 @@ def binomial_p_at_most(successes: int, n: int, level: float) -> float:
 
 
 def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
-    """One-sided lower confidence bound of a rate, at confidence ``1 - alpha`` (Clopper & Pearson 1934)."""
+    """One-sided lower confidence bound of a rate, at confidence ``1 - alpha`` (Clopper & Pearson 1934).
+
+    The rate at which the upper tail is ``alpha``, by Newton's method in log tail over log rate. That
+    function is concave and rises (its slope ``k / (tail / first term)`` falls as the rate rises), so
+    every step after the first comes closer from below.
+    """
     _check_count(successes, n)
     if successes == 0:
         return 0.0
-    return _last_true(lambda rate: binomial_upper_tail(successes, n, rate) <= alpha, 0.0, successes / n)
+    if successes == n:
+        return alpha ** (1.0 / n)
+    log_alpha = math.log(alpha)
+    log_rate = math.log(successes / n)
+    for _ in range(_NEWTON_STEPS):
+        rate = math.exp(log_rate)
+        ratio = _tail_over_first(successes, n, rate)
+        excess = log_binomial_pmf(successes, n, rate) + math.log(ratio) - log_alpha
+        step = excess * ratio / successes
+        log_rate -= step
+        if abs(step) < _NEWTON_TOLERANCE:
+            break
+    return math.exp(log_rate)
 
 
 def clopper_pearson_upper(successes: int, n: int, alpha: float) -> float:
@@ -127,17 +199,33 @@ def mcnemar_lower_bound(gains: int, losses: int, n: int, alpha: float) -> float:
     return (2.0 * clopper_pearson_lower(gains, changed, alpha) - 1.0) * changed / n
 
 
+@lru_cache(maxsize=8192)  # it is shown beside every verdict, and few counts occur
 def tango_interval(gains: int, losses: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of the difference of two paired proportions (Tango 1998). Shown, never binding.
 
     Reference: gains 40, losses 20, n 160 gives (0.0309, 0.2181) at 95%.
     """
     _check_count(gains + losses, n)
-    z = _normal_quantile(1.0 - (1.0 - confidence) / 2.0)
+    z = _two_sided_quantile(confidence)
     observed = (gains - losses) / n
     lower = _last_true(lambda d: _tango_z(gains, losses, n, d) >= z, -1.0, observed)
     upper = -_last_true(lambda d: _tango_z(losses, gains, n, d) >= z, -1.0, -observed)
     return lower, upper
+
+
+def cluster_robust_interval(source_means: Histogram, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Normal interval of the mean over sources, from their spread. Shown, never binding.
+
+    ``sqrt(C/(C-1) sum (d_c - mean)^2) / C`` is Miller's clustered standard error (arXiv 2411.00640,
+    appendix A) for sources of equal weight. None where there are fewer than two sources.
+    """
+    n = sum(count for _, count in source_means)
+    if n < 2:
+        return None
+    mean = mean_of(source_means)
+    squares = math.fsum(count * (value - mean) ** 2 for value, count in source_means)
+    half = _two_sided_quantile(confidence) * math.sqrt(n / (n - 1) * squares) / n
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def _tango_z(gains: int, losses: int, n: int, difference: float) -> float:
@@ -187,8 +275,14 @@ def log_e_value(differences: Sequence[float], null_mean: float, fraction: float)
     ``differences`` has shape (item,), each in [-1, 1]; ``null_mean`` is in (-1, 1]. The sum is
     exactly rounded, so the order of the items cannot matter.
     """
+    return log_e_value_of_counts(histogram(differences), null_mean, fraction)
+
+
+def log_e_value_of_counts(counts: Histogram, null_mean: float, fraction: float) -> float:
+    """:func:`log_e_value` on a histogram of the differences."""
     scale = fraction / (1.0 + null_mean)
-    return math.fsum(math.log1p(scale * (d - null_mean)) for d in differences)
+    log1p = math.log1p
+    return math.fsum([count * log1p(scale * (d - null_mean)) for d, count in counts])
 
 
 def betting_test(
@@ -212,29 +306,41 @@ def betting_test(
     same about the mean of the list. The price of asking for nothing more is power: about that of
     an exact test with a margin two points narrower, at n=120.
 
-    Not covered: stopping early. That needs items in exchangeable order; here n is fixed by the draw.
+    Not covered: stopping early (:mod:`guards.gates.certainty`); here n is fixed by the draw.
 
     Raises:
         ValueError: no differences, one outside [-1, 1], or a null mean outside (-1, 1).
     """
-    if not differences:
+    return betting_test_of_counts(histogram(differences), null_mean, alpha, expected_discordance=expected_discordance)
+
+
+def betting_test_of_counts(
+    counts: Histogram, null_mean: float, alpha: float, *, expected_discordance: float = EXPECTED_DISCORDANCE
+) -> BettingResult:
+    """:func:`betting_test` on a histogram of the differences."""
+    n = sum(count for _, count in counts)
+    if n == 0:
         raise ValueError("a mean of no differences is not defined")
-    if not all(-1.0 <= d <= 1.0 for d in differences):
+    if not all(-1.0 <= d <= 1.0 for d, _ in counts):
         raise ValueError("differences must lie in [-1, 1]")
     if not -1.0 < null_mean < 1.0:
         raise ValueError("the null mean must lie in (-1, 1)")
-    n = len(differences)
     fraction = bet_fraction(n, null_mean, alpha, expected_discordance)
-    log_e = log_e_value(differences, null_mean, fraction)
+    log_e = log_e_value_of_counts(counts, null_mean, fraction)
     return BettingResult(
         n=n,
-        mean=math.fsum(differences) / n,
+        mean=mean_of(counts),
         null_mean=null_mean,
         alpha=alpha,
         log_e_value=log_e,
-        rejects=log_e >= math.log(1.0 / alpha) + _ROUNDING,
-        lower_bound=betting_lower_bound(differences, alpha, fraction),
+        rejects=log_e >= log_wealth_needed(alpha),
+        lower_bound=_betting_lower_bound(counts, alpha, fraction),
     )
+
+
+def log_wealth_needed(alpha: float) -> float:
+    """The log of the e-value from which on a null is rejected."""
+    return math.log(1.0 / alpha) + _ROUNDING
 
 
 def betting_lower_bound(differences: Sequence[float], alpha: float, fraction: float) -> float:
@@ -243,8 +349,12 @@ def betting_lower_bound(differences: Sequence[float], alpha: float, fraction: fl
     With the fraction held, every factor is ``1 - f + f (1 + d) / (1 + m)``: it falls as the null
     mean m rises, so the rejected means are those below one point, found by bisection from below.
     """
-    needed = math.log(1.0 / alpha) + _ROUNDING
-    return _last_true(lambda m: log_e_value(differences, m, fraction) >= needed, -1.0, 1.0)
+    return _betting_lower_bound(histogram(differences), alpha, fraction)
+
+
+def _betting_lower_bound(counts: Histogram, alpha: float, fraction: float) -> float:
+    needed = log_wealth_needed(alpha)
+    return _last_true(lambda m: log_e_value_of_counts(counts, m, fraction) >= needed, -1.0, 1.0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -266,9 +376,9 @@ def _last_true(holds: Callable[[float], bool], low: float, high: float) -> float
     return low
 
 
-def _normal_quantile(probability: float) -> float:
-    """Quantile of the standard normal distribution, by bisection on its distribution function."""
-    return _last_true(lambda x: 0.5 * math.erfc(-x / math.sqrt(2.0)) < probability, -40.0, 40.0)
+def _two_sided_quantile(confidence: float) -> float:
+    """How many standard deviations an interval of this confidence reaches to either side."""
+    return NormalDist().inv_cdf(1.0 - (1.0 - confidence) / 2.0)
 
 
 def _check_count(k: int, n: int) -> None:

@@ -27,6 +27,9 @@ from guards.decision import decide
 from guards.entries import DecisionMade, EvidenceRecorded, Logged, Role, SeedDrawn, VerdictRecorded
 from guards.errors import ActionRefused, EvidenceError
 from guards.evidence import EvidenceRun, read_run
+from guards.gates.alpha import earlier_looks
+from guards.gates.holdouts import holdout_reads
+from guards.gates.look_alpha import overspent
 from guards.gates.verdict import Verdict
 from guards.history import History
 from guards.policy import Policy
@@ -101,7 +104,7 @@ def record_verdicts(
 
     Raises:
         ActionRefused: ``actions.halted``, ``actions.no-look``, ``actions.other-policy``,
-            ``actions.no-evidence``, ``actions.look-closed``.
+            ``actions.no-evidence``, ``actions.look-closed``, ``actions.alpha-overspent``.
         StairlockError: the verdicts are not one for every gate (:func:`guards.decision.decide`).
     """
     with store.write() as transaction:
@@ -133,8 +136,10 @@ def record_verdicts(
                 expected=", ".join(f"{item.body.gate} {item.body.outcome}" for item in existing),
                 fix="verdicts on the same evidence are final; gate the candidate again for another look",
             )
+        policy = bound_policy(history, look.body.policy)
         # Refuses a gate without a verdict, and a verdict without a gate.
-        decide(bound_policy(history, look.body.policy), verdicts, approvals_ok=False)
+        decide(policy, verdicts, approvals_ok=False)
+        _refuse_overspent(history, look, policy, verdicts)
         return tuple(transaction.append(actor, body) for body in bodies)
 
 
@@ -164,7 +169,7 @@ def record_decision(store: Store, *, candidate: str, actor: str, roles: Roles | 
         refuse_if_recalled(history, candidate)
         refuse_if_policy_moved(look, sealed(history, candidate))
         refuse_if_champion_moved(history, look)
-        decision = decision_now(history, look, transaction.now, approvals_ok=approvals.is_complete)
+        decision = decision_now(history, look, transaction.now, approvals_ok=approvals.is_complete, roles=known)
         if existing is not None and decision.outcome != "promote":
             return existing  # a waiver ran out while the approvals came in
         body = DecisionMade(
@@ -182,6 +187,25 @@ def record_decision(store: Store, *, candidate: str, actor: str, roles: Roles | 
 
 def _slot(body: EvidenceRecorded) -> tuple[str, str, str]:
     return body.role, body.suite, body.checkpoint
+
+
+def _refuse_overspent(history: History, look: Logged[SeedDrawn], policy: Policy, verdicts: Iterable[Verdict]) -> None:
+    """No test passes at more alpha than the looks and reads before this one left to it."""
+    problems = list(
+        overspent(
+            policy,
+            verdicts,
+            look=look.body.look,
+            earlier=earlier_looks(history, look.body.policy_name, look.body.look),
+            reads=holdout_reads(history, policy.suites.values(), before_seq=look.seq),
+        )
+    )
+    if problems:
+        raise ActionRefused(
+            "actions.alpha-overspent",
+            f"look {look.body.look} would spend more than was left to it: {'; '.join(problems)}",
+            fix="let the gates judge this look (stairlock gate, stairlock run); they ask the log what is left",
+        )
 
 
 def _refuse_other_checkpoint(history: History, look: Logged[SeedDrawn], role: Role, run: EvidenceRun) -> None:

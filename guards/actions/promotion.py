@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from guards.actions.adopt import refuse_if_bad_bundle, refuse_unless_in_force
 from guards.actions.outcome import decision_now, evidence_of, read_verdict
 from guards.actions.preconditions import (
     bound_policy,
@@ -74,7 +75,8 @@ def promote(
             ``actions.other-policy``, ``actions.no-champion``, ``actions.champion-changed``,
             ``actions.other-comparison``, ``actions.rejected``, ``actions.rejected-elsewhere``,
             ``actions.fewer-approvals``, ``actions.decision-used``,
-            ``actions.evidence-changed``, ``actions.not-approved``, ``actions.not-passed``.
+            ``actions.evidence-changed``, ``actions.not-approved``, ``actions.not-passed``,
+            ``actions.policy-not-in-force``, ``actions.bad-bundle``.
         CheckpointError: the files are not those that were sealed.
         EvidenceError: the evidence is not what was recorded.
     """
@@ -180,7 +182,7 @@ def _authorise(
         raise _evidence_changed("the decision is about other evidence than is recorded")
     # (6) its verdicts let it pass now, and enough people approve exactly this
     approvals = approval_status(history, look, roles, now)
-    decision_today = decision_now(history, look, now, approvals_ok=approvals.is_complete)
+    decision_today = decision_now(history, look, now, approvals_ok=approvals.is_complete, roles=roles)
     if decision_today.waits_for == "approvals":
         raise ActionRefused(
             "actions.not-approved",
@@ -198,6 +200,9 @@ def _authorise(
             got=decision_today.outcome,
             fix="a hold is released by new evidence (another look) or a live waiver",
         )
+    # (7) the policy that binds it was in force when it was sealed, and no bundle of policies was refused since
+    refuse_unless_in_force(history, seal)
+    refuse_if_bad_bundle(history)
     return _Authorised(
         look=look,
         decision=decision,

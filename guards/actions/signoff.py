@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import permutations
 from typing import Literal
 
+from guards.actions.eligibility import refuse_own_work, refuse_unknown_accounts, refuse_untimely
 from guards.actions.outcome import decision_now
 from guards.actions.preconditions import (
     bound_policy,
@@ -27,17 +28,14 @@ from guards.actions.preconditions import (
     sealed,
 )
 from guards.canonical import sha256_bytes
-from guards.entries import DecisionMade, Logged, Sealed, SeedDrawn, SignedOff, typed_as
+from guards.entries import DecisionMade, Logged, SeedDrawn, SignedOff, typed_as
 from guards.errors import ActionRefused, SignatureRefused
 from guards.history import History
-from guards.ledger import parse_time, timestamp
+from guards.ledger import timestamp
 from guards.policy import Approvals
 from guards.roles import Person, Roles, load_roles
 from guards.signing import Statement, parse_envelope, verify
 from guards.store import Store
-
-# How far a signer's clock may be ahead of ours.
-MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -137,13 +135,13 @@ def sign_off(store: Store, *, envelope: bytes, actor: str, roles: Roles | None =
         refuse_if_recalled(history, statement.candidate)
         # (4) this person may sign for this candidate
         terms = bound_policy(history, look.body.policy).approvals
-        _refuse_own_work(person, terms, history.seals(statement.candidate))
+        refuse_own_work(history, person, statement.candidate, statement.policy, terms)
         # (5) it was signed lately
-        _refuse_untimely(statement, terms, transaction.now)
+        refuse_untimely(statement.time, terms, transaction.now)
         # (6) an approval is by somebody who is known not to have made it, and releases only what waits for approvals
         if statement.decision == "approve":
-            _refuse_unknown_accounts(known, terms, history.seals(statement.candidate))
-            _refuse_idle_approval(history, look, decision, transaction.now)
+            refuse_unknown_accounts(history, known, statement.candidate, statement.policy, terms)
+            _refuse_idle_approval(history, look, decision, known, transaction.now)
         body = SignedOff(
             candidate=statement.candidate,
             policy=statement.policy,
@@ -177,7 +175,6 @@ def approval_status(history: History, look: Logged[SeedDrawn], roles: Roles | No
     them since, and whichever look at the candidate it was about.
     """
     terms = bound_policy(history, look.body.policy).approvals
-    seals = history.seals(look.body.candidate)
     evidence = history.evidence_digest(look.seq)
     recorded = () if evidence is None else history.signoffs(look.body.candidate, evidence, look.body.policy)
     rejecters = [signoff.body.person for signoff in standing_rejections(history, look.body.candidate)]
@@ -187,7 +184,7 @@ def approval_status(history: History, look: Logged[SeedDrawn], roles: Roles | No
         if signoff.body.person in rejecters or signoff.body.decision == "reject":
             continue
         try:
-            approvers.append(_still_approves(signoff, roles, terms, seals, now))
+            approvers.append(_still_approves(history, signoff, roles, terms, now))
         except (ActionRefused, SignatureRefused) as refusal:
             void.append(f"{signoff.body.person}'s approval does not count: {refusal.message}")
     return ApprovalStatus(
@@ -243,11 +240,7 @@ def _has_every_role(approvers: Sequence[Person], terms: Approvals) -> bool:
 
 
 def _still_approves(
-    signoff: Logged[SignedOff],
-    roles: Roles | None,
-    terms: Approvals,
-    seals: Sequence[Logged[Sealed]],
-    now: datetime,
+    history: History, signoff: Logged[SignedOff], roles: Roles | None, terms: Approvals, now: datetime
 ) -> Person:
     if roles is None:
         raise ActionRefused("actions.no-roles", "there is no roles file to check it against")
@@ -258,61 +251,10 @@ def _still_approves(
     signed = (statement.signer, statement.candidate, statement.evidence, statement.policy, statement.decision)
     if signed != (person.id, body.candidate, body.evidence, body.policy, body.decision) or person.id != body.person:
         raise SignatureRefused("signing.other-signer", "its envelope says something else than its entry")
-    _refuse_own_work(person, terms, seals)
-    _refuse_unknown_accounts(roles, terms, seals)
-    _refuse_untimely(statement, terms, now)
+    refuse_own_work(history, person, body.candidate, body.policy, terms)
+    refuse_unknown_accounts(history, roles, body.candidate, body.policy, terms)
+    refuse_untimely(statement.time, terms, now)
     return person
-
-
-def _refuse_own_work(person: Person, terms: Approvals, seals: Sequence[Logged[Sealed]]) -> None:
-    for part, name in _excluded_accounts(terms, seals):
-        if person.is_known_as(name):
-            raise ActionRefused(
-                "actions.own-work",
-                f"{person.id} is the {part} of this candidate, and nobody signs off their own work",
-                got=name,
-                fix="ask somebody else with the role",
-            )
-
-
-def _refuse_unknown_accounts(roles: Roles, terms: Approvals, seals: Sequence[Logged[Sealed]]) -> None:
-    """An account that the roles file does not know could be the approver's own."""
-    for part, name in _excluded_accounts(terms, seals):
-        if not roles.knows(name):
-            raise ActionRefused(
-                "actions.unknown-account",
-                f"the {part} of this candidate is nobody in the roles file, so nobody is known not to be them",
-                got=name,
-                expected="an account of a person, or a service, in the roles file",
-                fix="add the account to its person's accounts in roles.yaml, or to services if it is no person's",
-            )
-
-
-def _excluded_accounts(terms: Approvals, seals: Sequence[Logged[Sealed]]) -> list[tuple[str, str]]:
-    """(part, recorded name) of everyone who may not approve."""
-    # Every seal counts: sealing a candidate again must not make anyone forget who trained it.
-    parts = [{"submitter": seal.body.submitter, "trainer": seal.body.trainer} for seal in seals]
-    return [(part, name) for recorded in parts for part in terms.exclude if (name := recorded[part]) is not None]
-
-
-def _refuse_untimely(statement: Statement, terms: Approvals, now: datetime) -> None:
-    signed = parse_time(statement.time)
-    if signed > now + MAX_CLOCK_SKEW:
-        raise ActionRefused(
-            "actions.signed-in-future",
-            "the statement was signed in the future",
-            got=statement.time,
-            expected=f"at most {timestamp(now + MAX_CLOCK_SKEW)}",
-            fix="set the signer's clock",
-        )
-    if now - signed > timedelta(hours=terms.valid_for_h):
-        raise ActionRefused(
-            "actions.signoff-expired",
-            f"it was signed more than {terms.valid_for_h} hours ago",
-            got=statement.time,
-            expected=f"at least {timestamp(now - timedelta(hours=terms.valid_for_h))}",
-            fix="read the packet again, and sign again",
-        )
 
 
 def _signable(history: History, candidate: str) -> tuple[Logged[SeedDrawn], Logged[DecisionMade]]:
@@ -323,9 +265,9 @@ def _signable(history: History, candidate: str) -> tuple[Logged[SeedDrawn], Logg
 
 
 def _refuse_idle_approval(
-    history: History, look: Logged[SeedDrawn], decision: Logged[DecisionMade], now: datetime
+    history: History, look: Logged[SeedDrawn], decision: Logged[DecisionMade], roles: Roles, now: datetime
 ) -> None:
-    gates_say = decision_now(history, look, now, approvals_ok=True)
+    gates_say = decision_now(history, look, now, approvals_ok=True, roles=roles)
     if decision.body.outcome == "reject" or gates_say.outcome != "promote":
         raise ActionRefused(
             "actions.cannot-approve",

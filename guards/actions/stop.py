@@ -11,9 +11,11 @@ from datetime import datetime
 
 from guards.actions.outcome import decision_now
 from guards.actions.preconditions import refuse_if_halted
+from guards.actions.signoff import home_roles
 from guards.entries import CleanedUp, Halted, Lifted, Logged, Recalled
 from guards.errors import ActionRefused
 from guards.history import History
+from guards.roles import Roles
 from guards.store import Store
 
 
@@ -99,13 +101,14 @@ def record_cleanup(store: Store, *, checkpoint: str, rule: str, actor: str) -> L
             the root, every champion that was not recalled (rollback needs it), anchors, and
             candidates that are being gated or wait for their promotion.
     """
+    known = home_roles(store)
     with store.write() as transaction:
         history = transaction.history
         existing = history.cleanup(checkpoint)
         if existing is not None:
             return existing
         refuse_if_halted(history)
-        needed_as = _needed_as(history, checkpoint, transaction.now)
+        needed_as = _needed_as(history, checkpoint, known, transaction.now)
         if needed_as is not None:
             raise ActionRefused(
                 "actions.still-needed", f"the checkpoint is still needed as {needed_as}", got=checkpoint
@@ -119,7 +122,7 @@ def _in_use(history: History, checkpoint: str) -> tuple[bool, bool]:
     return history.champion() == checkpoint, root is not None and root.body.checkpoint == checkpoint
 
 
-def _needed_as(history: History, checkpoint: str, now: datetime) -> str | None:
+def _needed_as(history: History, checkpoint: str, roles: Roles | None, now: datetime) -> str | None:
     is_champion, is_root = _in_use(history, checkpoint)
     if is_root:
         return "the root"
@@ -139,7 +142,6 @@ def _needed_as(history: History, checkpoint: str, now: datetime) -> str | None:
     decision = history.decision(look.seq)
     if decision is None:
         return "a candidate that is being gated"
-    waits = (
-        decision.body.outcome != "reject" and decision_now(history, look, now, approvals_ok=True).outcome == "promote"
-    )
+    gates_say = decision_now(history, look, now, approvals_ok=True, roles=roles)
+    waits = decision.body.outcome != "reject" and gates_say.outcome == "promote"
     return "a candidate that waits for its promotion" if waits else None

@@ -12,12 +12,23 @@ from typing import assert_never
 from guards.errors import StairlockError
 from guards.gates.budget import evaluate_budget_gate
 from guards.gates.collapse import evaluate_collapse_gate
+from guards.gates.composite import evaluate_composite_gate
 from guards.gates.contamination_gate import evaluate_contamination_gate
 from guards.gates.eval_gate import evaluate_eval_gate
 from guards.gates.inputs import GateInputs
 from guards.gates.integrity import evaluate_integrity_gate
 from guards.gates.verdict import Verdict
-from guards.policy import BudgetGate, CollapseGate, ContaminationGate, EvalGate, Gate, IntegrityGate
+from guards.policy import (
+    AllOfGate,
+    AnyOfGate,
+    BudgetGate,
+    CollapseGate,
+    ContaminationGate,
+    EvalGate,
+    Gate,
+    IntegrityGate,
+    OnlyIfGate,
+)
 
 
 def evaluate_gates(inputs: GateInputs) -> tuple[Verdict, ...]:
@@ -54,5 +65,7 @@ def _evaluate(gate: Gate, inputs: GateInputs) -> Verdict:
             return evaluate_contamination_gate(gate, inputs)
         case BudgetGate():
             return evaluate_budget_gate(gate, inputs)
+        case AllOfGate() | AnyOfGate() | OnlyIfGate():
+            return evaluate_composite_gate(gate, inputs, evaluate_gate)
         case _:
             assert_never(gate)

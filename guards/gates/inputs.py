@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -12,10 +12,19 @@ from guards.contamination import TrainingRow
 from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, Frozen
 from guards.gates.alpha import LookPlan
+from guards.gates.score_table import ScoreTable
 from guards.manifest import CheckpointFacts
-from guards.policy import ResolvedPolicy
+from guards.policy import EvalGate, ResolvedPolicy
 
 Role = Literal["candidate", "champion", "root", "anchor"]
+
+
+class TableSource(Protocol):
+    """Where eval gates' score tables come from, if not from the runs (:mod:`guards.gates.eval_table`)."""
+
+    def table(self, gate: EvalGate, inputs: GateInputs) -> ScoreTable:
+        """The table that :func:`guards.gates.eval_table.table_from_runs` would make, with the same refusals."""
+        ...
 
 
 class BudgetState(Frozen):
@@ -34,7 +43,10 @@ class GateInputs:
     its own anchor, where that is not ``checkpoints["anchor"]``. ``runs`` is keyed by role and suite;
     an anchor's run may stand under its digest instead, or under another role that has this digest.
     ``draw_seed_digest`` is that of the seed that entered the ledger for this look; looks count from 1.
-    ``earlier_looks`` are the plans of those before it (:func:`guards.gates.alpha.earlier_looks`).
+    ``earlier_looks`` are the plans of those before it (:func:`guards.gates.alpha.earlier_looks`), and
+    ``holdout_reads`` says by a suite's digest in how many looks of any policy it was read before
+    (:func:`guards.gates.holdouts.holdout_reads`); a holdout that it does not name cannot be tested on.
+    ``tables`` is None wherever something is decided: tables are then made from ``runs``.
     """
 
     policy: ResolvedPolicy
@@ -48,10 +60,17 @@ class GateInputs:
     template_texts: tuple[str, ...] = ()
     budget: BudgetState | None = None
     earlier_looks: tuple[LookPlan, ...] = ()
+    holdout_reads: Mapping[str, int] = field(default_factory=dict[str, int])
+    tables: TableSource | None = None
 
 
-def required_run(inputs: GateInputs, role: Role, suite: str, *, gate_id: str = "") -> EvidenceRun:
+def required_run(
+    inputs: GateInputs, role: Role, suite: str, *, gate_id: str = "", may_be_partial: bool = False
+) -> EvidenceRun:
     """The run of ``suite`` by the checkpoint in ``role``, if it is evidence for this look.
+
+    With ``may_be_partial`` also a run that says itself how many items it has not answered; what follows
+    from it is then for :mod:`guards.gates.early_stop` to say.
 
     Raises:
         EvidenceError: ``gate.no-checkpoint``, ``gate.missing-run``, ``gate.other-checkpoint``,
@@ -70,7 +89,8 @@ def required_run(inputs: GateInputs, role: Role, suite: str, *, gate_id: str = "
         )
     manifest = run.manifest
     suite_digest = inputs.policy.suite_digests.get(suite, "no such suite")
-    n_records, n_items = str(len(run.records)), str(manifest.n_items)
+    n_records = str(len(run.records))
+    n_items = str(manifest.n_items if may_be_partial else manifest.n_drawn or manifest.n_items)
     for rule, what, got, expected in (
         ("gate.other-checkpoint", f"not of the {role}", manifest.checkpoint_digest, checkpoint),
         ("gate.other-suite", "not of the policy's suite", manifest.suite_digest, suite_digest),
@@ -91,17 +111,18 @@ def _run_of_checkpoint(inputs: GateInputs, checkpoint: str, suite: str) -> Evide
 
 
 def comparable_runs(
-    inputs: GateInputs, reference: Role, suite: str, *, gate_id: str = ""
+    inputs: GateInputs, reference: Role, suite: str, *, gate_id: str = "", may_be_partial: bool = False
 ) -> tuple[EvidenceRun, EvidenceRun]:
     """The candidate's and the reference's run of ``suite``: the same items, measured the same way.
 
     Raises:
         EvidenceError: as :func:`required_run`, and ``gate.other-items``, ``gate.other-engine``.
     """
-    candidate = required_run(inputs, "candidate", suite)
-    other = required_run(inputs, reference, suite, gate_id=gate_id)
+    candidate = required_run(inputs, "candidate", suite, may_be_partial=may_be_partial)
+    other = required_run(inputs, reference, suite, gate_id=gate_id, may_be_partial=may_be_partial)
     items = {record.item_id: (record.prompt_digest, record.cluster) for record in candidate.records}
-    if items != {record.item_id: (record.prompt_digest, record.cluster) for record in other.records}:
+    others = {record.item_id: (record.prompt_digest, record.cluster) for record in other.records}
+    if items != others or candidate.manifest.unanswered != other.manifest.unanswered:
         raise EvidenceError(
             "gate.other-items", f"candidate and {reference} did not answer the same items of suite {suite!r}"
         )

@@ -10,6 +10,10 @@ from guards.errors import EvidenceError
 from guards.evidence import Frozen
 
 Outcome = Literal["pass", "fail", "inconclusive"]
+WAIVER_DETAIL = "waiver"
+"""Where ``details`` say until when an inconclusive verdict is waived, for which ticket, by whom and why."""
+WAIVED_UNTIL_DETAIL = "waived until"
+"""Where they say that time alone, in ISO form."""
 _FIGURES = ("observed", "bound", "margin", "alpha")
 
 
@@ -61,7 +65,13 @@ class Verdict(Frozen):
 def explain(verdict: Verdict) -> str:
     """The verdict in one plain sentence, with its figures and the policy line."""
     word = {"pass": "passes", "fail": "fails", "inconclusive": "is inconclusive"}[verdict.outcome]
-    waived = " (waived)" if verdict.waived else ""
+    how = verdict.details.get(WAIVER_DETAIL)
+    waived = "" if not verdict.waived else f" (waived {how})" if how else " (waived)"
+    return f"{verdict.gate_id} {word}{waived}: {verdict.reason}{figures_of(verdict)}."
+
+
+def figures_of(verdict: Verdict) -> str:
+    """The figures that a verdict has, and its policy line, in brackets after a space; empty where there are none."""
     figures = [
         f"{name} {_shown(value)}"
         for name, value in (("observed", verdict.observed), ("bound", verdict.bound), ("required", verdict.margin))
@@ -71,10 +81,11 @@ def explain(verdict: Verdict) -> str:
         figures.append(f"n {verdict.n}")
     if verdict.alpha is not None:
         figures.append(f"alpha {verdict.alpha:.3g}")
+    if "holdout_read" in verdict.details:
+        figures.append(f"read {verdict.details['holdout_read']}")
     if verdict.policy_line:
         figures.append(f"policy line {verdict.policy_line}")
-    context = f" ({', '.join(figures)})" if figures else ""
-    return f"{verdict.gate_id} {word}{waived}: {verdict.reason}{context}."
+    return f" ({', '.join(figures)})" if figures else ""
 
 
 def _shown(value: float) -> str:

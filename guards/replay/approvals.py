@@ -21,8 +21,10 @@ from guards.entries import Body, Logged, SignedOff
 from guards.errors import LedgerError, SignatureRefused, StairlockError
 from guards.ledger import parse_time, timestamp
 from guards.policy import Approvals
+from guards.replay.decisions import decision_at
+from guards.replay.own_work import own_part
 from guards.replay.past import LookSoFar, Past, not_allowed, require_same
-from guards.roles import Person, Roles, is_same_name
+from guards.roles import Person, Roles
 from guards.signing import Envelope, PublicKey, parse_envelope, unverified_statement, verify
 
 # How far a signer's clock may be ahead of the log's.
@@ -120,7 +122,7 @@ def check_signoff(past: Past, entry: Logged[Body], body: SignedOff, roles: Seque
     if part is not None:
         raise not_allowed(entry, f"{body.person} is the {part} of this candidate", got=body.person)
     # (4) an approval can release only what waits for approvals
-    if body.decision == "approve" and past.decision_at(look, entry.time, approvals_ok=True).outcome != "promote":
+    if body.decision == "approve" and decision_at(past, look, entry.time, approvals_ok=True).outcome != "promote":
         raise not_allowed(
             entry,
             "it approves a candidate whose gates did not pass",
@@ -157,7 +159,7 @@ def _envelope(entry: Logged[Body], body: SignedOff) -> Envelope:
 def _check_signature(entry: Logged[Body], body: SignedOff, envelope: Envelope, roles: Sequence[Roles]) -> Roles | None:
     """The very version of the roles file that the sign-off was recorded with, if it is there."""
     exact = [file for file in roles if file.digest == body.roles_digest]
-    person, key = _owner(entry, envelope, exact or roles)
+    person, key = key_owner(entry, envelope, exact or roles)
     try:
         verify(envelope, key)
     except SignatureRefused as refusal:
@@ -171,7 +173,12 @@ def _check_signature(entry: Logged[Body], body: SignedOff, envelope: Envelope, r
     return exact[0] if exact else None
 
 
-def _owner(entry: Logged[Body], envelope: Envelope, roles: Sequence[Roles]) -> tuple[Person, PublicKey]:
+def key_owner(entry: Logged[Body], envelope: Envelope, roles: Sequence[Roles]) -> tuple[Person, PublicKey]:
+    """Whose key an entry's envelope names, by the first of the roles files that knows it.
+
+    Raises:
+        LedgerError: ``ledger.unknown-signer``.
+    """
     for file in roles:
         try:
             return file.owner_of(envelope.key_id)
@@ -196,18 +203,12 @@ def _untimely(body: SignedOff, terms: Approvals, moment: datetime) -> str | None
 
 
 def _own_part(past: Past, body: SignedOff, terms: Approvals, exact: Roles | None) -> str | None:
-    """The excluded part that the signer had in the candidate, by any of its seals.
-
-    ``exact`` is the roles file that the sign-off was recorded with. It knows accounts: one that it
-    does not know could be the signer's own, so that nobody could approve what was recorded under it.
-    """
-    person = None if exact is None else next(one for one in exact.people if one.id == body.person)
-    for seal in past.seals[body.candidate]:
-        for part, name in (("submitter", seal.submitter), ("trainer", seal.trainer)):
-            if part not in terms.exclude or name is None:
-                continue
-            if is_same_name(name, body.person) or (person is not None and person.is_known_as(name)):
-                return part
-            if exact is not None and body.decision == "approve" and not exact.knows(name):
-                return f"{part}, or nobody knows that they are not,"
-    return None
+    return own_part(
+        past,
+        candidate=body.candidate,
+        policy=body.policy,
+        person_id=body.person,
+        terms=terms,
+        exact=exact,
+        helps=body.decision == "approve",
+    )

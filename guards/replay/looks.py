@@ -12,9 +12,11 @@ from pathlib import PurePosixPath
 from guards.canonical import digest_of
 from guards.entries import Body, DecisionMade, EvidenceRecorded, Logged, Promoted, Sealed, SeedDrawn, VerdictRecorded
 from guards.errors import StairlockError
+from guards.gates.look_alpha import overspent
 from guards.gates.verdict import Verdict
 from guards.policy import Approvals, EvalGate
 from guards.replay.approvals import approvals_at
+from guards.replay.decisions import decision_at, decisions_possible
 from guards.replay.past import LookSoFar, Past, not_allowed, require_same
 from guards.roles import Roles
 
@@ -104,6 +106,10 @@ def check_verdict(past: Past, entry: Logged[Body], body: VerdictRecorded) -> Non
     ):
         if got != expected:
             raise not_allowed(entry, f"its figures are of another {what}", got=got, expected=expected)
+    earlier = past.plans[look.body.policy_name][: look.body.look - 1]
+    problems = overspent(past.policies[body.policy], [verdict], look=look.body.look, earlier=earlier, reads=look.reads)
+    for problem in problems:
+        raise not_allowed(entry, f"it spends more alpha than was left: {problem}")
 
 
 def check_decision(past: Past, entry: Logged[Body], body: DecisionMade, roles: Sequence[Roles]) -> None:
@@ -123,9 +129,9 @@ def check_decision(past: Past, entry: Logged[Body], body: DecisionMade, roles: S
         )
     approvals = approvals_at(past, look, entry.time, roles)
     try:
-        follows = [past.decision_at(look, entry.time, approvals_ok=False)]
+        follows = [*decisions_possible(past, look, entry.time, approvals_ok=False)]
         if approvals.suffice(past.policies[body.policy].approvals):
-            follows.append(past.decision_at(look, entry.time, approvals_ok=True))
+            follows += decisions_possible(past, look, entry.time, approvals_ok=True)
     except StairlockError as refusal:
         raise not_allowed(entry, refusal.message, got=refusal.got) from refusal
     if (body.outcome, body.waits_for) not in {(one.outcome, one.waits_for) for one in follows}:
@@ -176,7 +182,7 @@ def check_promoted(past: Past, entry: Logged[Body], body: Promoted, roles: Seque
                 expected=f"{before.required} approvals, roles {', '.join(before.roles)}",
             )
     approvals = approvals_at(past, look, entry.time, roles)
-    if past.decision_at(look, entry.time, approvals_ok=True).outcome != "promote":
+    if decision_at(past, look, entry.time, approvals_ok=True).outcome != "promote":
         raise not_allowed(entry, "its gates did not pass at that time", got=f"look {look.seq}")
     strangers = [who for who in body.approvers if who not in approvals.roles_by_approver]
     if strangers or not approvals.suffice(terms, only=body.approvers):

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from guards.canonical import digest_of
-from guards.decision import Decision, decide
 from guards.entries import (
     Body,
     CleanedUp,
@@ -33,10 +33,13 @@ from guards.entries import (
     StepFinished,
     StepStarted,
     VerdictRecorded,
+    WaiverSigned,
 )
 from guards.errors import LedgerError
+from guards.gates.alpha import LookPlan, plan_of
 from guards.gates.verdict import Verdict
-from guards.policy import Policy, live_waivers
+from guards.policy import Policy, suites_of
+from guards.replay.adoptions_so_far import AdoptionsSoFar
 
 Slot = tuple[str, str, str]
 """In whose place a checkpoint answered a suite: (role, suite, checkpoint)."""
@@ -44,10 +47,14 @@ Slot = tuple[str, str, str]
 
 @dataclass
 class LookSoFar:
-    """One look and everything that was said about it. ``verdicts`` are by gate, in the order of their entries."""
+    """One look and everything that was said about it. ``verdicts`` are by gate, in the order of their entries.
+
+    ``reads`` says how often each holdout of its policy had been read before, by the suite's digest.
+    """
 
     seq: int
     body: SeedDrawn
+    reads: Mapping[str, int] = field(default_factory=dict[str, int])
     evidence: dict[Slot, str] = field(default_factory=dict[Slot, str])
     verdicts: dict[str, Verdict] = field(default_factory=dict[str, Verdict])
     decision: Logged[DecisionMade] | None = None
@@ -71,6 +78,7 @@ class Past:
 
     def __init__(self) -> None:
         self.n_entries = 0
+        self.latest_time: datetime | None = None
         self.policies: dict[str, Policy] = {}
         self.root: str | None = None
         self.champions: list[str] = []
@@ -79,7 +87,10 @@ class Past:
         self.looks: dict[int, LookSoFar] = {}
         self.latest_look: dict[str, LookSoFar] = {}
         self.n_looks: defaultdict[str, int] = defaultdict(int)
+        self.plans: defaultdict[str, list[LookPlan]] = defaultdict(list)
+        self.reads: Counter[str] = Counter()
         self.signoffs: defaultdict[str, list[SignedOff]] = defaultdict(list)
+        self.waivers: defaultdict[str, list[WaiverSigned]] = defaultdict(list)
         self.statements: set[str] = set()
         self.halts: dict[int, Halted] = {}
         self.recalls: set[str] = set()
@@ -89,8 +100,10 @@ class Past:
         self.measured: set[tuple[str, str]] = set()
         self.attempts: dict[tuple[str, int], str] = {}
         self.attempt_ends: set[tuple[str, int]] = set()
+        self.adoptions = AdoptionsSoFar()
         # Set by the recall of a checkpoint in use, until the halt that is written with it.
         self.owes_halt = False
+        self._plan_by_policy: dict[str, LookPlan] = {}
 
     @property
     def champion(self) -> str | None:
@@ -112,20 +125,12 @@ class Past:
         """The looks that rejected a candidate; a failed verdict counts before it is decided."""
         return [look for look in self.looks.values() if look.body.candidate == candidate and look.rejects]
 
-    def decision_at(self, look: LookSoFar, moment: datetime, *, approvals_ok: bool) -> Decision:
-        """The design's table over the look's verdicts and the waivers that were live at ``moment``.
-
-        Raises:
-            StairlockError: as :func:`guards.decision.decide`.
-        """
-        policy = self.policies[look.body.policy]
-        waivers = live_waivers(policy, look.body.candidate, moment)
-        return decide(policy, look.verdicts.values(), approvals_ok=approvals_ok, waivers=waivers)
-
     def remember(self, entry: Logged[Body]) -> None:
         """Take an entry, whose rule has passed, into the past."""
         self.n_entries += 1
+        self.latest_time = entry.time if self.latest_time is None else max(self.latest_time, entry.time)
         self.owes_halt = False
+        self.adoptions.remember(entry)
         seq = entry.seq
         match entry.body:
             case PolicyRecorded() as body:
@@ -136,8 +141,13 @@ class Past:
             case Sealed() as body:
                 self.seals[body.candidate].append(body)
             case SeedDrawn() as body:
-                self.looks[seq] = self.latest_look[body.candidate] = LookSoFar(seq, body)
+                policy = self.policies[body.policy]
+                holdouts = {policy.suites[name] for name in policy.holdouts}
+                reads = {suite: self.reads[suite] for suite in holdouts}
+                self.looks[seq] = self.latest_look[body.candidate] = LookSoFar(seq, body, reads)
                 self.n_looks[body.policy_name] += 1
+                self.plans[body.policy_name].append(self._plan_of(body.policy))
+                self.reads.update({policy.suites[name] for gate in policy.leaf_gates() for name in suites_of(gate)})
             case EvidenceRecorded() as body:
                 self.looks[body.look_seq].evidence[body.role, body.suite, body.checkpoint] = body.evidence
             case VerdictRecorded() as body:
@@ -146,6 +156,9 @@ class Past:
                 self.looks[body.look_seq].decision = Logged(seq, entry.time, entry.kind, entry.actor, body, entry.entry)
             case SignedOff() as body:
                 self.signoffs[body.candidate].append(body)
+                self.statements.add(body.statement_digest)
+            case WaiverSigned() as body:
+                self.waivers[body.candidate].append(body)
                 self.statements.add(body.statement_digest)
             case Promoted() as body:
                 self.looks[body.look_seq].promoted_seq = seq
@@ -156,6 +169,11 @@ class Past:
                 self.champions.append(body.checkpoint)
             case _:
                 self._remember_stop_or_run(entry)
+
+    def _plan_of(self, policy: str) -> LookPlan:
+        if policy not in self._plan_by_policy:
+            self._plan_by_policy[policy] = plan_of(self.policies[policy])
+        return self._plan_by_policy[policy]
 
     def _remember_stop_or_run(self, entry: Logged[Body]) -> None:
         match entry.body:

@@ -10,7 +10,18 @@ from guards.entries import Body, CleanedUp, Lifted, Logged, Recalled, RolledBack
 from guards.replay.past import Past, not_allowed, require_same
 
 ALLOWED_WHILE_HALTED = frozenset(
-    {"halt", "lift", "recall", "rollback", "signoff", "step_finished", "run_finished", "measured"}
+    {
+        "halt",
+        "lift",
+        "recall",
+        "rollback",
+        "signoff",
+        "policy_signoff",
+        "waiver",
+        "step_finished",
+        "run_finished",
+        "measured",
+    }
 )
 
 

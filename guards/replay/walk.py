@@ -17,6 +17,7 @@ from guards.canonical import sha256_bytes
 from guards.decision import decide
 from guards.entries import (
     Body,
+    BundleReceived,
     CleanedUp,
     DecisionMade,
     EvidenceRecorded,
@@ -25,7 +26,9 @@ from guards.entries import (
     Lifted,
     Logged,
     Measured,
+    PolicyInForce,
     PolicyRecorded,
+    PolicySignedOff,
     Promoted,
     Recalled,
     RolledBack,
@@ -38,10 +41,12 @@ from guards.entries import (
     StepFinished,
     StepStarted,
     VerdictRecorded,
+    WaiverSigned,
 )
 from guards.errors import LedgerError, StairlockError
 from guards.gates.verdict import Verdict
 from guards.policy import Policy
+from guards.replay.adoption import check_binding_policy, check_bundle, check_policy_in_force, check_policy_signoff
 from guards.replay.approvals import check_signoff
 from guards.replay.looks import (
     check_decision,
@@ -54,6 +59,7 @@ from guards.replay.looks import (
 )
 from guards.replay.past import Past, not_allowed, require_same
 from guards.replay.stops import check_cleanup, check_halts, check_lift, check_recall, check_rollback
+from guards.replay.waivers import check_waiver
 from guards.roles import Roles
 
 
@@ -104,6 +110,12 @@ class Replay:
         match entry.body:
             case PolicyRecorded() as body:
                 _check_policy(past, entry, body)
+            case PolicySignedOff() as body:
+                check_policy_signoff(past, entry, body, self._roles)
+            case PolicyInForce() as body:
+                check_policy_in_force(past, entry, body)
+            case BundleReceived() as body:
+                check_bundle(past, entry, body)
             case RootSet() as body:
                 _check_root(past, entry, body)
             case Sealed() as body:
@@ -118,8 +130,11 @@ class Replay:
                 check_decision(past, entry, body, self._roles)
             case SignedOff() as body:
                 check_signoff(past, entry, body, self._roles)
+            case WaiverSigned() as body:
+                check_waiver(past, entry, body, self._roles)
             case Promoted() as body:
                 check_promoted(past, entry, body, self._roles)
+                check_binding_policy(past, entry, body.candidate, body.policy)
             case RolledBack() as body:
                 check_rollback(past, entry, body)
             case Lifted() as body:

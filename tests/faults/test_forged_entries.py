@@ -269,6 +269,9 @@ FORGERIES: dict[str, Forgery] = {
     "a verdict after the decision": lambda s: [s.verdict("rejected", 0, "pass")],
     "a verdict unlike its figures": lambda s: [changed(s.verdict("measured", 0, "fail"), outcome="pass")],
     "a verdict without figures": lambda s: [changed(s.verdict("measured", 0, "pass"), figures={})],
+    "a test that passes at more alpha than was left": lambda s: [spending(s, "measured", 0.05)],
+    "a test that passes at no alpha": lambda s: [spending(s, "measured", None)],
+    "a test that passes at a negative alpha": lambda s: [spending(s, "measured", -0.001)],
     "a decision without verdicts": lambda s: [s.decision("measured", "promote")],
     "a decision without one of the verdicts": lambda s: [
         s.verdict("measured", 0, "pass"),
@@ -430,6 +433,12 @@ FORGERIES: dict[str, Forgery] = {
 }
 
 
+def spending(story: Story, name: str, alpha: float | None) -> VerdictRecorded:
+    """The first gate's verdict, a pass at this alpha."""
+    passes = story.verdict(name, 0, "pass")
+    return changed(passes, figures={**passes.figures, "alpha": None if alpha is None else repr(alpha)})
+
+
 def seed(story: Story, name: str, **changes: Any) -> SeedDrawn:
     """A look that could be drawn for the checkpoint now, but for ``changes``."""
     look = story.last(SeedDrawn)
@@ -492,7 +501,7 @@ def test_what_the_actions_would_write_is_allowed(story: Story, more: Forgery):
 
 def test_every_kind_has_a_forgery():
     tried = {word for name in FORGERIES for word in name.replace("-", " ").split()}
-    assert len(FORGERIES) > 90 and len(BODIES) == 22, "a new kind of entry needs a rule, and a forgery here"
+    assert len(FORGERIES) > 90 and len(BODIES) == 26, "a new kind of entry needs a rule, and a forgery here"
     assert {"genesis", "policy", "root", "seal", "look", "evidence", "verdict", "decision", "promotion"} <= tried
 
 

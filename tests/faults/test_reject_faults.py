@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from guards import actions
+from tests.policy_edits import adopt, edit
 from tests.store_world import UNATTENDED_APPROVALS, World, other_policy, person, rule_of
 
 ONE_APPROVAL = {"required": 1, "roles": ["reviewer"]}
@@ -141,7 +142,9 @@ def test_sealing_again_does_not_lower_the_approvals(world: World, approvals: dic
 def test_sealing_again_may_raise_the_approvals(sandbox: World):
     candidate = sandbox.seal("one")
     sandbox.gate(candidate)
-    under(sandbox, "one", "stricter", approvals=ONE_APPROVAL)
+    sandbox.policy = edit(sandbox, approvals=ONE_APPROVAL)
+    adopt(sandbox, sandbox.policy)
+    sandbox.seal("one", reseal=True)
     sandbox.gate(candidate)
     assert rule_of(lambda: sandbox.promote("one")) == "actions.not-approved"
     sandbox.sign(candidate, "ana")
@@ -180,6 +183,7 @@ def test_an_account_that_turns_out_to_be_the_approvers_voids_the_approval(world:
 
 def test_an_unknown_account_matters_only_where_the_policy_excludes_its_part(sandbox: World):
     sandbox.policy = other_policy(sandbox, "lenient", approvals=ONE_APPROVAL | {"exclude": ["submitter"]})
+    actions.adopt_policy(sandbox.store, policy=sandbox.policy.digest, actor="runner", roles=sandbox.roles)
     candidate = sandbox.seal("one", trainer="gpu-box-7")
     sandbox.gate(candidate)
     sandbox.sign(candidate, "ana")

@@ -37,11 +37,11 @@ def test_a_candidate_goes_the_whole_way(world: World):
     assert promoted.body.champion_before == world.checkpoint("root")
     assert world.champion() == candidate
     assert world.kinds() == [
-        *("genesis", "policy", "root", "sealed", "seed"),
+        *("genesis", "policy", "policy_in_force", "root", "sealed", "seed"),
         *("evidence", "evidence", "evidence", "evidence", "verdict", "verdict"),
         *("hold", "signoff", "signoff", "promote", "promoted"),
     ]
-    assert world.store.verify().size == 16
+    assert world.store.verify().size == 17
 
 
 def test_without_required_approvals_the_entry_says_that_nobody_looked(sandbox: World):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,8 @@ import pytest
 from guards import actions
 from tests.store_world import (
     DIGEST,
-    GATES,
-    UNATTENDED_APPROVALS,
     World,
     make_world,
-    other_policy,
     rule_of,
 )
 
@@ -126,48 +122,3 @@ def test_nothing_is_judged_before_its_time(world: World):
     assert (
         rule_of(lambda: actions.record_decision(world.store, candidate=candidate, actor="x")) == "actions.no-evidence"
     )
-
-
-# Waivers
-
-
-def waived_world(tmp_path: Path) -> tuple[World, str]:
-    """A candidate that was inconclusive, sealed again under a policy that waives that gate for two days."""
-    world = make_world(tmp_path, approvals=UNATTENDED_APPROVALS)
-    world.set_root()
-    candidate = world.seal("one")
-    assert world.gate(candidate, "inconclusive", "pass").body.waits_for == "evidence"
-    waiver = {
-        "candidate": candidate,
-        "gate": GATES[0]["id"],
-        "reason": "the suite is being repaired",
-        "ticket": "T-1",
-        "approvers": ["ana"],
-        "expires": (world.clock.now + timedelta(days=2)).isoformat(),
-    }
-    world.policy = other_policy(world, approvals=UNATTENDED_APPROVALS, waivers=[waiver])
-    world.seal("one", reseal=True)
-    return world, candidate
-
-
-def test_a_live_waiver_releases_an_inconclusive_gate_of_this_candidate(tmp_path: Path):
-    world, candidate = waived_world(tmp_path)
-    decision = world.gate(candidate, "inconclusive", "pass")
-    assert decision.kind == "promote"
-    assert "T-1" in " ".join(decision.body.reasons)
-    world.promote("one")
-    assert world.champion() == candidate
-
-
-def test_a_waiver_that_ran_out_before_the_promotion_releases_nothing(tmp_path: Path):
-    world, candidate = waived_world(tmp_path)
-    assert world.gate(candidate, "inconclusive", "pass").kind == "promote"
-    world.clock.advance(days=2)
-    assert rule_of(lambda: world.promote("one")) == "actions.not-passed"
-
-
-def test_a_waiver_releases_no_failure_and_no_other_gate_or_candidate(tmp_path: Path):
-    world, candidate = waived_world(tmp_path)
-    assert world.gate(candidate, "pass", "inconclusive").kind == "hold"
-    assert world.gate(candidate, "fail", "pass").kind == "reject"
-    assert world.gate(world.seal("two"), "inconclusive", "pass").kind == "hold"

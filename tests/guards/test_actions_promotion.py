@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from guards import actions
 from tests.store_world import (
@@ -10,6 +11,7 @@ from tests.store_world import (
     GATES,
     UNATTENDED_APPROVALS,
     World,
+    make_world,
     other_policy,
     rollback,
     rule_of,
@@ -182,7 +184,10 @@ def test_every_halt_has_to_be_lifted(sandbox: World):
     sandbox.seal("one")
 
 
-def test_clean_up_leaves_what_is_needed(sandbox: World):
+def test_clean_up_leaves_what_is_needed(tmp_path: Path):
+    sandbox = make_world(tmp_path, approvals=UNATTENDED_APPROVALS, looks={"planned": 9})
+    sandbox.set_root()
+
     def clean(name: str) -> object:
         return actions.record_cleanup(
             sandbox.store, checkpoint=sandbox.checkpoint(name), rule="keep-champions", actor="runner"

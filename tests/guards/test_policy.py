@@ -77,15 +77,29 @@ def test_default_asks_for_two_people_and_sandbox_for_none_and_says_so_loudly() -
     assert sandbox.approvals.required == 0
     assert sandbox.approvals.unattended == "I accept promotion without a person"
     assert sandbox.description.startswith("SANDBOX - promotes without a person")
-    assert (POLICIES / "sandbox.yaml").read_text().startswith("# SANDBOX. NO PERSON HAS TO APPROVE ANYTHING HERE")
+    first, second, *_ = (POLICIES / "sandbox.yaml").read_text().splitlines()
+    assert first.startswith("# yaml-language-server: ")
+    assert second.startswith("# SANDBOX. NO PERSON HAS TO APPROVE ANYTHING HERE")
 
 
-def test_sandbox_has_the_gates_of_default() -> None:
+def test_sandbox_has_the_gates_of_default_and_no_wider_margin() -> None:
+    """It plans fewer reads of the holdouts, and so needs less."""
     default, sandbox = (resolve_policy(POLICIES / f"{name}.yaml").policy for name in ("default", "sandbox"))
-    assert [g for g in default.gates if not isinstance(g, BudgetGate)] == [
-        g for g in sandbox.gates if not isinstance(g, BudgetGate)
-    ]
+    assert [gate.id for gate in default.gates] == [gate.id for gate in sandbox.gates]
+    for one, other in zip(default.gates, sandbox.gates, strict=True):
+        if isinstance(one, EvalGate) and isinstance(other, EvalGate):
+            assert one.model_copy(update={"margin": other.margin}) == other
+            assert (other.margin or 0.0) <= (one.margin or 0.0)
+        else:
+            assert isinstance(one, BudgetGate) or one == other
     assert (default.looks.planned, sandbox.looks.planned) == (8, 2)
+
+
+@pytest.mark.parametrize(("name", "n_root_looks"), [("default", 1), ("sandbox", 1), ("checkpoint", 0), ("root", 0)])
+def test_the_shipped_holdouts_last_for_the_planned_looks_after_that_of_the_root(name: str, n_root_looks: int) -> None:
+    policy = resolve_policy(POLICIES / f"{name}.yaml").policy
+    assert set(policy.holdouts) == {"refusal", "over_refusal", "ordinary", "language"}
+    assert {holdout.reads for holdout in policy.holdouts.values()} == {policy.looks.planned + n_root_looks}
 
 
 def test_checkpoint_asks_for_nothing_that_needs_provenance() -> None:

@@ -1,6 +1,7 @@
 """The gates that ship can pass when nothing got worse, and cannot when something did.
 
-Exact power at the last planned look, at the number of items that the shipped suites have. A gate
+Exact power at the last planned look, with every read of a holdout used, at the number of items that the
+shipped suites have. A gate
 that cannot pass teaches people to ignore it; one that always passes guards nothing.
 """
 
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from guards.gates.alpha import rounded_down
+from guards.gates.holdouts import alpha_when_all_is_used
 from guards.policy import EvalGate, resolve_policy
 from guards.power import at_least_power, betting_power, mcnemar_power
 from guards.statistics import betting_test
@@ -35,11 +38,11 @@ def n_items(suite: Path) -> int:
 
 
 def gates_with_n(name: str) -> list[tuple[EvalGate, int, float]]:
-    """(gate, items, alpha of one look) of each eval gate of a shipped policy."""
+    """(gate, items, alpha of the last planned look and read) of each eval gate of a shipped policy."""
     policy = resolve_policy(POLICIES / f"{name}.yaml").policy
     return [
-        (gate, n_items(POLICIES / policy.suites[gate.suite]), gate.alpha / policy.looks.planned)
-        for gate in policy.gates
+        (gate, n_items(POLICIES / policy.suites[gate.suite]), rounded_down(alpha_when_all_is_used(policy, gate)))
+        for gate in policy.leaf_gates()
         if isinstance(gate, EvalGate)
     ]
 

@@ -1,0 +1,202 @@
+"""A table decides what its items would: order-free, grouped, and as the item-wise reference says."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guards.errors import EvidenceError
+from guards.gates.evaluate import evaluate_gate
+from guards.gates.score_table import Cell, ScoreTable, make_table, table_of
+from guards.gates.table_verdict import judge_table
+from guards.policy import EvalGate
+from guards.statistics import betting_test
+from tests.gate_world import EVAL_GATE, binary, make_inputs, make_policy, make_run
+from tests.guards.item_wise import Pair, item_wise
+
+ALPHAS = st.sampled_from([0.2, 0.05, 0.00625])
+LEVEL_KEYS = {key: value for key, value in EVAL_GATE.items() if key not in ("margin", "against")}
+CLAIMS: list[dict[str, Any]] = [
+    {**EVAL_GATE, "claim": "superior_by", "margin": 0.0},
+    {**EVAL_GATE, "claim": "superior_by", "margin": 0.1},
+    {**EVAL_GATE, "claim": "non_inferior_within", "margin": 0.1},
+    {**EVAL_GATE, "claim": "non_inferior_within", "margin": 0.3, "scale": 0.7},
+    {**LEVEL_KEYS, "claim": "at_least", "level": 0.6},
+    {**LEVEL_KEYS, "claim": "at_most", "level": 0.4},
+]
+
+
+def gate_of(body: dict[str, Any], **changes: Any) -> EvalGate:
+    return EvalGate.model_validate({**body, "min_items": 1, "max_unscored": 0.2, **changes})
+
+
+def table_from(pairs: Sequence[Pair], *, sources: Sequence[str] | None = None, paired: bool = True) -> ScoreTable:
+    return make_table(
+        Counter(
+            ("all", None if sources is None else sources[i], mine, other if paired else None)
+            for i, (mine, other) in enumerate(pairs)
+        )
+    )
+
+
+bits = st.sampled_from([0.0, 1.0])
+shares = st.one_of(bits, st.floats(0.0, 1.0))
+
+
+def pairs_of(scores: st.SearchStrategy[float], least: int = 1) -> st.SearchStrategy[list[Pair]]:
+    # Mostly scored, as in evidence that gets as far as the test.
+    side = st.one_of(*[scores] * 12, st.none())
+    return st.lists(st.tuples(side, side), min_size=least, max_size=90)
+
+
+@settings(deadline=None, max_examples=250)
+@given(st.sampled_from(CLAIMS), st.one_of(pairs_of(bits), pairs_of(shares), pairs_of(bits, 60)), ALPHAS)
+def test_a_table_decides_what_its_items_decide(body: dict[str, Any], pairs: list[Pair], alpha: float) -> None:
+    gate = gate_of(body)
+    outcome, observed = item_wise(gate, pairs, alpha)
+    try:
+        found = judge_table(gate, table_from(pairs, paired=gate.is_paired), alpha)
+    except EvidenceError as error:
+        assert (error.rule, outcome) == ("gate.reference-unscored", "inconclusive")
+        return
+    assert found.outcome == outcome
+    assert found.n == len(pairs)
+    if observed is not None:
+        assert found.observed is not None and abs(found.observed - observed) <= 1e-12
+
+
+def test_the_reference_sees_all_three_outcomes_of_every_claim() -> None:
+    # The test above would be empty if its data never passed.
+    rng = random.Random(5)
+    for body in CLAIMS:
+        gate, seen = gate_of(body), set()
+        for _ in range(400):
+            good, other = rng.random(), rng.random()
+            pairs: list[Pair] = [(float(rng.random() < good), float(rng.random() < other)) for _ in range(60)]
+            outcome, _ = item_wise(gate, pairs, 0.05)
+            assert judge_table(gate, table_from(pairs, paired=gate.is_paired), 0.05).outcome == outcome
+            seen.add(outcome)
+        assert seen == {"pass", "fail", "inconclusive"}, gate.claim
+
+
+@settings(deadline=None)
+@given(pairs_of(shares), st.randoms(use_true_random=False))
+def test_the_order_of_items_leaves_the_table_as_it_is(pairs: list[Pair], rng: random.Random) -> None:
+    shuffled = list(pairs)
+    rng.shuffle(shuffled)
+    assert table_from(pairs) == table_from(shuffled)
+    assert table_from(pairs).n_items == len(pairs)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("scale", [None, 1.0])
+@pytest.mark.parametrize("side", ["candidate", "reference"])
+def test_a_table_with_a_score_that_is_no_number_decides_nothing(value: float, scale: float | None, side: str) -> None:
+    # With a scale, NaN would be clipped to a gain.
+    good = Cell("all", None, 1.0, 1.0, 100)
+    bad = Cell("all", None, value if side == "candidate" else 0.0, value if side == "reference" else 0.0, 1)
+    with pytest.raises(EvidenceError) as caught:
+        judge_table(gate_of(EVAL_GATE, scale=scale), ScoreTable((good, bad), 101), 0.05)
+    assert caught.value.rule == "gate.not-finite"
+
+
+@pytest.mark.parametrize(("n_unscored", "rule"), [(20, None), (21, "gate.unscored")])
+def test_as_many_unscored_items_as_are_allowed_do_not_fail(n_unscored: int, rule: str | None) -> None:
+    pairs: list[Pair] = [(None, 1.0)] * n_unscored + [(1.0, 1.0)] * (100 - n_unscored)
+    assert judge_table(gate_of(EVAL_GATE, margin=0.5), table_from(pairs), 0.05).details.get("rule") == rule
+
+
+def test_a_judge_that_nobody_named_is_a_programming_error() -> None:
+    with pytest.raises(ValueError):
+        judge_table(gate_of(EVAL_GATE, judge="words"), table_from([(1.0, 1.0)] * 60), 0.05)
+
+
+# ---------------------------------------------------------------------------------------------
+# Sources
+# ---------------------------------------------------------------------------------------------
+
+
+def with_tag(run: Any, name: str, values: Sequence[str]) -> Any:
+    records = tuple(r.model_copy(update={"tags": {name: v}}) for r, v in zip(run.records, values, strict=True))
+    return run.model_copy(update={"records": records})
+
+
+def test_items_of_one_source_count_as_their_mean_and_sources_weigh_alike() -> None:
+    # One source of 98 losses and two of one gain each: the mean over items is -0.96, over sources 1/3.
+    pairs: list[Pair] = [(0.0, 1.0)] * 98 + [(1.0, 0.0)] * 2
+    table = table_from(pairs, sources=["a"] * 98 + ["b", "c"])
+    gate = gate_of({**EVAL_GATE, "group_by": "tag:topic"})
+    found = judge_table(gate, table, 0.05)
+    assert found.observed == pytest.approx(1 / 3)
+    assert (found.n, found.details["n_sources"], found.details["n_items"]) == (3, "3", "100")
+    assert found.bound == betting_test([-1.0, 1.0, 1.0], -0.1, 0.05).lower_bound
+    assert found.details["test"] == "betting on source means"
+
+
+def test_min_items_counts_sources() -> None:
+    table = table_from([(1.0, 1.0)] * 100, sources=[str(i % 20) for i in range(100)])
+    gate = gate_of({**EVAL_GATE, "group_by": "cluster"}, min_items=20)
+    assert judge_table(gate, table, 0.05).n == 20
+    with pytest.raises(EvidenceError) as caught:
+        judge_table(gate_of({**EVAL_GATE, "group_by": "cluster"}, min_items=21), table, 0.05)
+    assert (caught.value.rule, caught.value.got) == ("gate.too-few-items", "20")
+
+
+def test_repeating_an_item_within_its_source_buys_nothing() -> None:
+    # 30 questions, unchanged; ten paraphrases of each make 300 items and the same evidence.
+    gate = {**EVAL_GATE, "margin": 0.05}
+    pairs: list[Pair] = [(1.0, 1.0)] * 300
+    sources = [str(i % 30) for i in range(300)]
+    ungrouped = judge_table(gate_of(gate), table_from(pairs), 0.05)
+    grouped = judge_table(gate_of({**gate, "group_by": "cluster"}), table_from(pairs, sources=sources), 0.05)
+    once = judge_table(gate_of(gate), table_from(pairs[:30]), 0.05)
+    assert ungrouped.outcome == "pass" and grouped.outcome == "inconclusive"
+    assert grouped.bound == once.bound
+
+
+@pytest.mark.parametrize("body", CLAIMS)
+def test_sources_of_one_item_each_are_judged_as_items(body: dict[str, Any]) -> None:
+    rng = random.Random(3)
+    pairs: list[Pair] = [(float(rng.random() < 0.8), float(rng.random() < 0.6)) for _ in range(80)]
+    alone = judge_table(gate_of(body), table_from(pairs, paired="margin" in body), 0.05)
+    sources = [str(i) for i in range(80)]
+    table = table_from(pairs, sources=sources, paired="margin" in body)
+    grouped = judge_table(gate_of({**body, "group_by": "cluster"}), table, 0.05)
+    assert (alone.outcome, alone.observed, alone.bound) == (grouped.outcome, grouped.observed, grouped.bound)
+
+
+def test_a_source_that_is_all_or_nothing_is_not_taken_for_an_item() -> None:
+    # Every source mean is 0 or 1 here; the exact tests are for single items all the same.
+    table = table_from([(1.0, 0.0)] * 40, sources=[str(i // 2) for i in range(40)])
+    gate = gate_of({**EVAL_GATE, "claim": "superior_by", "margin": 0.0, "group_by": "cluster"})
+    assert judge_table(gate, table, 0.05).details["test"] == "betting on source means"
+
+
+def test_sources_are_read_from_records_and_must_be_there(tmp_path: Path) -> None:
+    policy = make_policy(tmp_path, {**EVAL_GATE, "group_by": "tag:topic", "min_items": 10})
+    runs = [make_run(tmp_path, policy, role, binary(40, 30)) for role in ("candidate", "champion")]
+    topics = [f"t{i % 10}" for i in range(40)]
+    tagged = [with_tag(run, "topic", topics) for run in runs]
+    assert evaluate_gate(policy.policy.gates[0], make_inputs(policy, *tagged)).n == 10
+    untagged = evaluate_gate(policy.policy.gates[0], make_inputs(policy, *runs))
+    assert (untagged.outcome, untagged.details["rule"]) == ("inconclusive", "gate.no-source")
+    other = [tagged[0], with_tag(runs[1], "topic", topics[::-1])]
+    moved = evaluate_gate(policy.policy.gates[0], make_inputs(policy, *other))
+    assert (moved.outcome, moved.details["rule"]) == ("inconclusive", "gate.other-items")
+
+
+def test_a_table_of_runs_of_other_items_is_refused(tmp_path: Path) -> None:
+    policy = make_policy(tmp_path, EVAL_GATE)
+    mine = make_run(tmp_path, policy, "candidate", binary(40, 30))
+    other = make_run(tmp_path, policy, "champion", binary(40, 30), item_prefix="easy")
+    with pytest.raises(EvidenceError) as caught:
+        table_of("refused", None, mine, other)
+    assert caught.value.rule == "gate.other-items"
