@@ -33,7 +33,7 @@ def non_inferiority_gates(policy: ResolvedPolicy, only: Sequence[str] = ()) -> l
     """The gates whose claim is that nothing got worse by more than a margin, or stays above a floor."""
     return [
         gate
-        for gate in policy.policy.gates
+        for gate in policy.policy.leaf_gates()
         if isinstance(gate, EvalGate)
         and gate.claim in ("non_inferior_within", "at_least")
         and (not only or gate.id in only)
@@ -64,6 +64,7 @@ def judge(
         policy=policy,
         look=1,
         draw_seed_digest=sha256_bytes(seed),
+        holdout_reads=dict.fromkeys(policy.suite_digests.values(), 0),
         checkpoints=roles,
         runs={(role, suite): run for (role, _digest, suite), run in runs.items()},
     )
