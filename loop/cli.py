@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from guards.errors import StairlockError
-from loop.commands import champion, gate, log, models, policies, reproduce, run, show, signing, stop
+from loop.commands import champion, gain, gate, log, models, policies, reproduce, run, show, signing, stop, waive
 from loop.commands.options import Invocation
 from loop.terminal_text import printable, printable_lines
 
@@ -77,11 +77,13 @@ app.command("run")(run.run)
 app.command("gate")(gate.gate)
 app.command("abandon")(gate.abandon)
 app.command("eval")(gate.evaluate)
+app.command("gain")(gain.gain)
 app.command("reproduce")(reproduce.reproduce)
 app.command("root")(reproduce.root)
 app.command("log")(log.log)
 app.command("show")(show.show)
 app.command("sign")(signing.sign)
+app.command("waive")(waive.waive)
 app.command("promote")(champion.promote)
 app.command("rollback")(champion.rollback)
 app.command("halt")(stop.halt)

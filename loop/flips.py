@@ -15,6 +15,7 @@ from typing import Any
 
 from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, Record, Scored
+from guards.gates.composite import reads_of
 from guards.gates.verdict import Verdict
 from guards.run_texts import RunText, read_texts
 
@@ -81,7 +82,7 @@ def find_flips(runs: Mapping[tuple[str, str], EvidenceRun], verdicts: Sequence[V
 
 def _suite_flips(suite: str, candidate: EvidenceRun, champion: EvidenceRun, verdicts: Iterable[Verdict]) -> SuiteFlips:
     about = sorted(
-        (verdict for verdict in verdicts if verdict.details.get("suite") == suite),
+        (verdict for verdict in verdicts if any(test[0] == suite for test in reads_of(verdict))),
         key=lambda verdict: _BADNESS[verdict.outcome],
     )
     before = {record.item_id: record for record in champion.records}
@@ -116,14 +117,15 @@ def _gain(metric: str, before: Mapping[str, float], after: Mapping[str, float], 
         return float("-inf")  # unscored counts against the candidate
     if metric not in before:
         return float("inf")
-    lower_is_better = any(v.details.get("metric") == metric and v.details.get("claim") == "at_most" for v in verdicts)
+    lower_is_better = any(test[1:] == (metric, "at_most") for verdict in verdicts for test in reads_of(verdict))
     return (before[metric] - after[metric]) if lower_is_better else (after[metric] - before[metric])
 
 
 def _severity(changes: Iterable[Change], verdicts: Sequence[Verdict]) -> tuple[Any, ...]:
     """Losses first; among them those on the metric of the worst verdict, the largest first."""
     badness = {
-        change.metric: _badness(v for v in verdicts if v.details.get("metric") == change.metric) for change in changes
+        change.metric: _badness(v for v in verdicts if any(test[1] == change.metric for test in reads_of(v)))
+        for change in changes
     }
     losses = [(badness[change.metric], change.gain) for change in changes if change.gain < 0]
     gains = [(badness[change.metric], -change.gain) for change in changes if change.gain >= 0]

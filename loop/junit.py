@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from guards.errors import StairlockError
-from guards.gates.verdict import Verdict, explain
+from guards.gates.verdict import WAIVER_DETAIL, Verdict, explain
 from loop.terminal_text import printable
 
 SUITE_NAME = "stairlock gate"
@@ -37,7 +37,8 @@ def gate_report(
     for verdict in verdicts:
         case = _add_case(suite, policy_name, verdict.gate_id)
         if verdict.waived and verdict.outcome == "inconclusive":
-            ElementTree.SubElement(case, "skipped", message=printable(f"waived: {verdict.reason}"))
+            how = verdict.details.get(WAIVER_DETAIL, "")
+            ElementTree.SubElement(case, "skipped", message=printable(f"waived {how}; {verdict.reason}"))
         elif verdict.outcome != "pass":
             _add_problem(case, _TAG_OF[verdict.outcome], verdict.outcome, verdict.reason, explain(verdict))
         _add_text(case, "system-out", [explain(verdict), *(f"{k}: {v}" for k, v in verdict.details.items())])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from guards.entries import (
     Body,
+    BundleReceived,
     CleanedUp,
     DecisionMade,
     EvidenceRecorded,
@@ -15,7 +18,9 @@ from guards.entries import (
     Lifted,
     Logged,
     Measured,
+    PolicyInForce,
     PolicyRecorded,
+    PolicySignedOff,
     Promoted,
     Recalled,
     RolledBack,
@@ -28,10 +33,12 @@ from guards.entries import (
     StepFinished,
     StepStarted,
     VerdictRecorded,
+    WaiverSigned,
 )
 from guards.errors import StairlockError
 from guards.gates.verdict import Verdict, explain
 from loop.console import duration_text
+from loop.gain_words import GAIN, Gain, gain_lines
 from loop.terminal_text import printable, short
 
 MAX_SUMMARY_CHARS = 160
@@ -51,6 +58,8 @@ def summary(body: Body) -> str:
             return f"the log {body.log_id[:12]} begins"
         case PolicyRecorded():
             return f"policy {body.name} is {short(body.policy)}"
+        case PolicySignedOff() | PolicyInForce() | BundleReceived():
+            return _policy_summary(body)
         case RunStarted() | RunFinished() | Measured() | StepStarted() | StepFinished():
             return _run_summary(body)
         case Halted():
@@ -59,6 +68,22 @@ def summary(body: Body) -> str:
             return f"the halt of entry {', '.join(map(str, body.halts))} is over: {body.reason}"
         case _:
             return _checkpoint_summary(body)
+
+
+def _policy_summary(body: PolicySignedOff | PolicyInForce | BundleReceived) -> str:
+    match body:
+        case PolicySignedOff():
+            return (
+                f"{body.person} says {body.decision} to policy {short(body.new)} in place of {short(body.old)}: "
+                f"{body.reason}"
+            )
+        case PolicyInForce():
+            instead = "" if body.replaces is None else f" in place of {short(body.replaces)} ({body.change})"
+            by = f"; approved by {', '.join(body.approvers)}" if body.approvers else ""
+            return f"policy {body.name} {short(body.policy)} is in force{instead}{by}"
+        case BundleReceived():
+            brought = "" if body.policy is None else f" with policy {short(body.policy)}"
+            return f"bundle {short(body.bundle)}{brought} {body.outcome}: {body.reason}"
 
 
 def _checkpoint_summary(body: Body) -> str:
@@ -82,6 +107,8 @@ def _checkpoint_summary(body: Body) -> str:
             return f"{short(body.candidate)}: {'; '.join(body.reasons)}"
         case SignedOff():
             return f"{body.person} says {body.decision} to {short(body.candidate)}: {body.reason}"
+        case WaiverSigned():
+            return f"{short(body.candidate)}: {_waiver_text(body)}"
         case Promoted():
             before = f" in place of {short(body.champion_before)}" if body.champion_before else ""
             by = "UNATTENDED, nobody approved" if body.unattended else f"approved by {', '.join(body.approvers)}"
@@ -105,7 +132,7 @@ def _run_summary(body: RunStarted | RunFinished | Measured | StepStarted | StepF
         case RunFinished():
             return f"run {body.run} ends: {body.outcome}; {_pairs(body.summary)}"
         case Measured():
-            return f"{body.run}, {body.name}: {_pairs(body.figures)}"
+            return f"{body.run}, {body.name}: {_gain_text(body) or _pairs(body.figures)}"
         case StepStarted():
             return f"{body.step} {short(body.spec)}, attempt {body.attempt}"
         case StepFinished():
@@ -127,6 +154,20 @@ def _verdict_text(body: VerdictRecorded) -> str:
         return explain(Verdict.from_ledger(dict(body.figures)))
     except StairlockError:  # a listing of the log must not stop at an entry that another version wrote
         return f"{body.gate} {body.outcome}"
+
+
+def _gain_text(body: Measured) -> str:
+    """A gain in words; empty for other figures, and for those that another version wrote."""
+    try:
+        return "; ".join(gain_lines(Gain.from_figures(body.figures))) if body.name == GAIN else ""
+    except ValidationError:
+        return ""
+
+
+def _waiver_text(body: WaiverSigned) -> str:
+    if body.decision == "reject":
+        return f"{body.person} objects to waiving {body.gate}: {body.reason}"
+    return f"{body.person} waives {body.gate} until {body.expires} ({body.ticket}): {body.reason}"
 
 
 def _pairs(figures: Mapping[str, Any]) -> str:

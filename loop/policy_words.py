@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from guards.gates.alpha import alpha_of_look, plan_of
+from guards.gates.early_stop import stoppable_suites
+from guards.gates.holdouts import alpha_when_all_is_used
 from guards.policy import (
+    AllOfGate,
+    AnyOfGate,
     Approvals,
     BudgetGate,
     CollapseGate,
@@ -12,6 +18,8 @@ from guards.policy import (
     EvalGate,
     Gate,
     IntegrityGate,
+    Judge,
+    OnlyIfGate,
     Policy,
     ResolvedPolicy,
 )
@@ -34,26 +42,25 @@ def policy_in_words(resolved: ResolvedPolicy) -> Iterator[str]:
         f"below, and {_approvals_needed(policy.approvals)}."
     )
     yield _looks(policy)
-    for gate in policy.gates:
+    yield from _stops(policy)
+    yield from _holdouts(policy)
+    for gate, _ in policy.gates_with_paths():
         about = f"{gate.description} " if gate.description else ""
-        yield f"- {gate.id} (line {resolved.gate_lines[gate.id]}): {about}{gate_in_words(gate, policy.looks.planned)}"
+        yield f"- {gate.id} (line {resolved.gate_lines[gate.id]}): {about}{gate_in_words(gate, policy)}"
+    for name, judge in policy.judges.items():
+        yield _judge(name, judge)
     yield (
         "If any gate fails, the candidate is rejected, and nothing releases it. If a gate shows neither, the "
         "candidate is held until there is new evidence (another look) or a live waiver; no sign-off replaces a gate."
     )
     yield from _approvals(policy.approvals)
-    for waiver in policy.waivers:
-        yield (
-            f"- Waived until {waiver.expires.isoformat()}: {waiver.gate} of {waiver.candidate}, if it is inconclusive "
-            f"({waiver.ticket}, by {', '.join(waiver.approvers)}): {waiver.reason}"
-        )
 
 
-def gate_in_words(gate: Gate, planned_looks: int) -> str:
-    """One gate's requirement, in a sentence or two."""
+def gate_in_words(gate: Gate, policy: Policy) -> str:
+    """One gate's requirement, in a sentence or two. A member of another gate is named there, and has its own."""
     match gate:
         case EvalGate():
-            return _eval(gate, planned_looks)
+            return _eval(gate, policy)
         case IntegrityGate():
             may = [part for part in _PARTS if part in gate.allow_changes]
             must = [part for part in _PARTS if part not in gate.allow_changes]
@@ -72,9 +79,25 @@ def gate_in_words(gate: Gate, planned_looks: int) -> str:
                 f"At most {gate.max_cycles_without_person} candidates judged since a person last signed, "
                 f"{gate.max_cost_s / _S_PER_H:,.1f} hours of work, and {tokens} trained tokens."
             )
+        case AllOfGate():
+            return f"Passes if all of its members do, and fails if one does: {_listed(_ids(gate.gates))} (below)."
+        case AnyOfGate():
+            return (
+                f"Passes if one of its members does, each at 1/{len(gate.gates)} of its alpha, and fails if all do: "
+                f"{_listed(_ids(gate.gates))} (below)."
+            )
+        case OnlyIfGate():
+            return (
+                f"Asks {gate.then.id} (below), unless {gate.condition.id} (below) fails; then it does not apply, and "
+                "passes."
+            )
 
 
-def _eval(gate: EvalGate, planned: int) -> str:
+def _ids(gates: tuple[Gate, ...]) -> list[str]:
+    return [gate.id for gate in gates]
+
+
+def _eval(gate: EvalGate, policy: Policy) -> str:
     clusters = f", in the clusters {_listed(gate.clusters)}," if gate.clusters else ""
     whose = _WHOSE.get(gate.against or "", "")
     match gate.claim:
@@ -88,11 +111,42 @@ def _eval(gate: EvalGate, planned: int) -> str:
             claim = f"may be at most {gate.level:g}"
     pairing = " on the same items" if gate.is_paired else ""
     scale = f" One item's difference counts as {gate.scale:g} at most." if gate.scale else ""
-    confidence = f"{100 * (1 - gate.alpha / planned):.4g}%"
+    items, them, grouped = "items", "them", ""
+    if gate.group_by is not None:
+        items, them = "sources", "the items"
+        shared = "a cluster" if gate.group_by == "cluster" else f"the tag {gate.group_by.removeprefix('tag:')}"
+        grouped = f" Items that share {shared} count as one source, by their mean."
+    judged = f" The judge {gate.judge} says it (its errors enter the test; see below)." if gate.judge else ""
     return (
         f"On the suite {gate.suite}{clusters} the candidate's mean {gate.metric} {claim}{pairing}, shown at "
-        f"{confidence} confidence, on at least {gate.min_items} items. More than {100 * gate.max_unscored:g}% of them "
-        f"without a score fail it.{scale}"
+        f"{_confidence(gate, policy)} confidence, on at least {gate.min_items} {items}. More than "
+        f"{100 * gate.max_unscored:g}% of {them} without a score fail it.{scale}{grouped}{judged}"
+    )
+
+
+def _confidence(gate: EvalGate, policy: Policy) -> str:
+    """That of the first look, and where it becomes another, of the last planned one."""
+    first = alpha_of_look(gate.id, plan_of(policy), ())
+    last = alpha_when_all_is_used(policy, gate)
+    if first == last:
+        return _percent(float(first))
+    holdout = policy.holdouts.get(gate.suite)
+    when = "at the last planned look" if holdout is None else f"at read {holdout.reads} of its items"
+    return f"{_percent(float(first))} (first look) to {_percent(float(last))} ({when})"
+
+
+def _percent(alpha: float) -> str:
+    """The confidence 1 - alpha, with two digits of alpha: 99.38%, 99.9976%."""
+    n_decimals = max(0, -math.floor(math.log10(100 * alpha)) + 1)
+    return f"{100 * (1 - alpha):.{n_decimals}f}%"
+
+
+def _judge(name: str, judge: Judge) -> str:
+    known = judge.calibration[judge.family]
+    return (
+        f"The judge {name} was checked on {judge.family}: it found {known.detected} of {known.positives} positives and "
+        f"cleared {known.cleared} of {known.negatives} negatives. A tenth of alpha each goes into lower bounds for "
+        f"both; below {judge.min_sensitivity:g} or {judge.min_specificity:g} the gates that use it show nothing."
     )
 
 
@@ -112,12 +166,48 @@ def _collapse(gate: CollapseGate) -> str:
 
 def _looks(policy: Policy) -> str:
     planned = policy.looks.planned
+    if policy.looks.spending == "unbounded":
+        return (
+            "Looks are counted over all candidates under this name, and there is no last one: look t may spend "
+            "6 / (pi t)^2 of a gate's alpha (61%, 15%, 7%, ...), less what edits between looks cost."
+        )
     if planned == 1:
         return "One look is planned, at any candidate, and it may spend the whole alpha; after it nothing can pass."
+    if policy.looks.spending == "even":
+        shares = (
+            "Each may spend an even share of what is left of a gate's alpha, which is "
+            f"1/{planned} of it unless an earlier version planned otherwise."
+        )
+    else:
+        early = "little early and most late" if policy.looks.spending == "obrien-fleming" else "about evenly"
+        shares = f"They spend a gate's alpha {early} ({policy.looks.spending})."
     return (
-        f"{planned} looks are planned, counted over all candidates under this name. Each may spend an even share of "
-        f"what is left of a gate's alpha, which is 1/{planned} of it unless an earlier version planned otherwise. "
+        f"{planned} looks are planned, counted over all candidates under this name. {shares} "
         "After the last, no gate that compares scores can pass."
+    )
+
+
+def _stops(policy: Policy) -> Iterator[str]:
+    suites = sorted(stoppable_suites(policy))
+    if policy.looks.stop_early is None:
+        return
+    if not suites:
+        yield "Suites may be stopped early, but none can be here: other gates than tests read each of them whole."
+        return
+    yield (
+        f"Items of {_listed(suites)} are answered in {policy.looks.stop_early.blocks} parts, and no further once the "
+        "rest could change no verdict."
+    )
+
+
+def _holdouts(policy: Policy) -> Iterator[str]:
+    if not policy.holdouts:
+        return
+    reads = [f"{name} {holdout.reads} times" for name, holdout in policy.holdouts.items()]
+    yield (
+        f"Some suites ask the same items at every look, and may be read so often: {_listed(reads)}. Looks under "
+        "policies of any name in this home count. Each read halves what its tests may spend; after the last no test on "
+        "the suite can pass until its items are replaced."
     )
 
 
@@ -131,13 +221,18 @@ def _approvals(approvals: Approvals) -> Iterator[str]:
     if approvals.required == 0:
         return
     roles = _listed(approvals.roles)
-    excluded = f" Whoever was its {' or '.join(approvals.exclude)} may not." if approvals.exclude else ""
+    excluded = f" Whoever was its {_excluded(approvals)} may not." if approvals.exclude else ""
     own = " (each by a person of its own)" if len(approvals.roles) > 1 else ""
     yield (
         f"{_count(approvals.required)} must sign exactly these weights, this evidence and this policy, with the "
         f"roles {roles} among them{own}.{excluded} An approval is void {approvals.valid_for_h} hours after it was "
         "signed; one rejection by somebody who may sign blocks the promotion."
     )
+
+
+def _excluded(approvals: Approvals) -> str:
+    words = {"policy_author": "policy's author"}
+    return " or ".join(words.get(part, part) for part in approvals.exclude)
 
 
 def _count(n: int) -> str:

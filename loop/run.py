@@ -25,6 +25,7 @@ from guards.manifest import manifest_path_for
 from guards.policy import ResolvedPolicy, resolve_policy
 from loop.backends.port import Backend
 from loop.families import question_templates
+from loop.gain import Gain, measure_gain
 from loop.gating import GateResult, gate_candidate
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps, Stage
@@ -78,6 +79,7 @@ class RunReport:
     wall_s: float
     model_s: float
     costs: tuple[tuple[str, Cost], ...]
+    gain: Gain | None = None
 
 
 @dataclass
@@ -106,6 +108,7 @@ def plan_loop(config_path: Path) -> list[str]:
                 f"{name}: {len(policy.policy.gates)} gates of {policy.policy.name}; decide; "
                 f"{policy.policy.approvals.required} approvals",
             ]
+    lines.append("gain: if the champion is not the root, both answer fresh items of the superiority gates' suites")
     return lines
 
 
@@ -123,7 +126,7 @@ def run_loop(
 
     Raises:
         ActionRefused: ``run.exists`` (a run of this name was begun and ``resume`` is false),
-            ``actions.other-config``, ``actions.halted``.
+            ``actions.other-config``, ``actions.halted``, ``actions.looser-policy``.
         StairlockError: whatever a step, an action or a gate's evidence refuses.
     """
     started_s = time.monotonic()
@@ -131,6 +134,9 @@ def run_loop(
     policy = resolve_policy(config_path.parent / config.policy)
     root_policy = resolve_policy(config_path.parent / config.root_policy)
     _begin(home, config, policy, actor=actor, resume=resume)
+    # Before anything is computed: a policy that may not come into force could promote nothing of this run.
+    actions.record_policy(home.store, policy=policy, actor=actor)
+    actions.adopt_policy(home.store, policy=policy.digest, actor=actor)
     steps = RecordedSteps(home, backend, stage, actor=actor, run=config.name)
     root, _, root_rows = ensure_root(
         home,
@@ -142,7 +148,6 @@ def run_loop(
         run=config.name,
         retrain=retrain_root,
     )
-    actions.record_policy(home.store, policy=policy, actor=actor)
     champion_before = _champion(home)
     reports: list[CandidateReport] = []
     for proposal in config.proposals:
@@ -153,6 +158,8 @@ def run_loop(
             )
             reports.append(report)
             _clean_up(home, config, reports, actor=actor)
+    # Only now: what a run gained is measured on items that no decision in it could use.
+    gain = measure_gain(home, steps, policy, run=config.name, actor=actor, device=config.device, dtype=config.dtype)
     model_ms = sum(cost.model_ms for _, cost in steps.costs)
     report = RunReport(
         run=config.name,
@@ -166,6 +173,7 @@ def run_loop(
         wall_s=time.monotonic() - started_s,
         model_s=model_ms / 1000,
         costs=tuple(steps.costs),
+        gain=gain,
     )
     outcomes = {candidate.name: candidate.outcome for candidate in reports}
     summary = {"champion": report.champion_after, "outcomes": outcomes}
@@ -235,6 +243,7 @@ def _one_cycle(
         dtype=config.dtype,
     )
     promoted = _promote_if_decided(home, result, candidate, actor=actor)
+    saved = _record_items(home, config, name, candidate, policy, result, actor=actor)
     return CandidateReport(
         name=name,
         digest=candidate,
@@ -246,7 +255,7 @@ def _one_cycle(
         cost=sum_costs(cost for _, cost in steps.costs[first_cost:]),
         runs=result.runs,
         n_rows=len(rows),
-        notes=(*((proposal.note,) if proposal.note else ()), *notes),
+        notes=(*((proposal.note,) if proposal.note else ()), *notes, *saved),
     )
 
 
@@ -393,6 +402,33 @@ def _champion_at(home: Home, config: RunConfig, name: str) -> str:
         home.store, run=config.name, name=f"{name}/begins", figures={"champion": _champion(home)}, actor="stairlock"
     )
     return str(began.body.figures["champion"])
+
+
+def _record_items(
+    home: Home,
+    config: RunConfig,
+    name: str,
+    candidate: str,
+    policy: ResolvedPolicy,
+    result: GateResult,
+    *,
+    actor: str,
+) -> tuple[str, ...]:
+    """Record how many items of each suite were answered and saved, where suites may be stopped early; in words."""
+    if policy.policy.looks.stop_early is None:
+        return ()
+    counts = result.items_by_suite
+    figures = {
+        suite: {"answered": answered, "drawn": drawn, "saved": drawn - answered}
+        for suite, (answered, drawn) in counts.items()
+    }
+    actions.record_measured(
+        home.store, run=config.name, name=f"{name}/items", figures=figures, actor=actor, candidate=candidate
+    )
+    return tuple(
+        f"{suite}: {answered} of {drawn} items answered, {drawn - answered} saved"
+        for suite, (answered, drawn) in counts.items()
+    )
 
 
 def _budget(home: Home) -> BudgetState:

@@ -42,7 +42,7 @@ class Input(Frozen):
 class StepSpec(Frozen):
     """What to compute, and with which code. Paths say where the inputs lie now; they are not in the key."""
 
-    kind: Literal["generate", "train", "evaluate"]
+    kind: Literal["generate", "train", "evaluate", "join"]
     inputs: dict[str, Input]
     params: dict[str, Any] = Field(default_factory=dict)
     device: str = "auto"
@@ -238,6 +238,10 @@ def _function_of(kind: str) -> StepFunction:
         from loop.steps.train import train
 
         return train
+    if kind == "join":
+        from loop.steps.join import join
+
+        return join
     from loop.steps.evaluate import evaluate
 
     return evaluate

@@ -10,13 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from guards.evidence import Cost
-from guards.gates.verdict import Verdict
+from guards.gates.composite import said_by_members
+from guards.gates.early_stop import DRAWN_DETAIL
+from guards.gates.verdict import WAIVED_UNTIL_DETAIL, Verdict
 from loop.terminal_text import printable, short
 
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?"}
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 _DECISION_STYLES = {"promote": "bold green", "reject": "bold red", "hold": "bold yellow"}
 _MAX_NAME_CHARS = 20
+_DAY_CHARS = len("2030-01-31")
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,26 @@ def _about(candidate: Judged) -> Iterator[Text]:
         yield Text(generated)
 
 
+def _n_text(verdict: Verdict) -> str:
+    """How many items, or sources, it rests on; of how many where it was certain before the end."""
+    drawn = verdict.details.get(DRAWN_DETAIL)
+    return f"{verdict.n} of {printable(drawn)}" if drawn else str(verdict.n or "–")
+
+
 def _gate_rows(verdicts: Iterable[Verdict]) -> Iterator[tuple[Text, ...]]:
     for verdict in verdicts:
-        waived = " (waived)" if verdict.waived else ""
+        day = verdict.details.get(WAIVED_UNTIL_DETAIL, "")[:_DAY_CHARS]
+        # On a line of its own: beside the outcome it would push figures off a narrow terminal.
+        waived = "" if not verdict.waived else f"\nwaived until {day}" if day else " (waived)"
         yield (
             Text(printable(verdict.gate_id)),
             Text(f"{MARKS[verdict.outcome]} {verdict.outcome}{waived}", style=_STYLES[verdict.outcome]),
             Text(figure_text(verdict.observed, verdict.kind)),
             Text(figure_text(verdict.bound, verdict.kind)),
             Text(figure_text(verdict.margin, verdict.kind)),
-            Text(str(verdict.n) if verdict.n else "–"),
+            Text(_n_text(verdict)),
         )
+        for gate_id, outcome, _ in said_by_members(verdict):
+            style = _STYLES.get(outcome, "yellow")
+            mark = Text(f"  {MARKS.get(outcome, '?')} {printable(outcome)}", style=style)
+            yield (Text(f"· {printable(gate_id)}"), mark, Text(""), Text(""), Text(""), Text(""))

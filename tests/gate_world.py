@@ -76,10 +76,12 @@ def policy_body(*gates: Mapping[str, Any], planned: int = 1, **changes: Any) -> 
 
 
 def write_policy(directory: Path, body: Mapping[str, Any]) -> Path:
-    """The policy and the suites it names, as files; returns the policy's path."""
+    """The policy and the suites it names, as files; returns the policy's path. Holdouts have an item file."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("refusal", "tasks"):
-        (directory / f"{name}.yaml").write_text(f"name: {name}\nitems: [1, 2]\n")
+        items = f"{{file: {name}.jsonl}}" if name in body.get("holdouts", {}) else "[1, 2]"
+        (directory / f"{name}.yaml").write_text(f"name: {name}\nitems: {items}\n")
+        (directory / f"{name}.jsonl").write_text(f'{{"of": "{name}"}}\n')
     path = directory / "policy.yaml"
     path.write_text(json.dumps(body, indent=1))
     return path
@@ -158,6 +160,7 @@ def make_inputs(policy: ResolvedPolicy, *runs: EvidenceRun, look: int = 1, **cha
         policy=policy,
         look=look,
         earlier_looks=(plan_of(policy.policy),) * max(0, look - 1),
+        holdout_reads=dict.fromkeys(policy.suite_digests.values(), max(0, look - 1)),
         draw_seed_digest=DRAW_SEED,
         checkpoints=DIGEST,
         runs={(role_by_digest[r.manifest.checkpoint_digest], r.manifest.suite_name): r for r in runs},

@@ -19,15 +19,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from guards import actions
 from guards.canonical import sha256_bytes
-from guards.entries import DecisionMade, DecisionOutcome, Logged, Promoted, Role
+from guards.entries import DecisionMade, DecisionOutcome, Logged, Promoted, Role, WaiverSigned
 from guards.errors import StairlockError
+from guards.gates.alpha import earlier_looks
+from guards.gates.evaluate import evaluate_gates
+from guards.gates.inputs import BudgetState, GateInputs
 from guards.gates.verdict import Verdict
 from guards.manifest import CheckpointManifest, scan_checkpoint
 from guards.policy import UNATTENDED, ResolvedPolicy
 from guards.roles import Person, Roles
 from guards.signing import public_key_of, sign
 from guards.store import Store
-from tests.gate_world import EVAL_GATE, binary, make_policy, make_run
+from guards.waivers import sign_waiver
+from tests.gate_world import EVAL_GATE, FACTS, binary, make_policy, make_run
 
 START = datetime(2026, 11, 24, 5, 0, tzinfo=UTC)
 GATES = (EVAL_GATE, {**EVAL_GATE, "id": "refusal-holds-over-time", "against": "anchor"})
@@ -102,6 +106,7 @@ class World:
     def set_root(self, name: str = "root") -> str:
         digest = self.checkpoint(name)
         actions.record_policy(self.store, policy=self.policy, actor="runner")
+        actions.adopt_policy(self.store, policy=self.policy.digest, actor="runner", roles=self.roles)
         actions.set_root(
             self.store,
             manifest=self.manifests[name],
@@ -155,12 +160,13 @@ class World:
         actions.record_evidence(self.store, candidate=draw.candidate, role=role, directory=directory, actor="runner")
 
     def verdicts(self, *outcomes: str, bound: float = -0.05) -> list[Verdict]:
-        """One verdict per gate of the policy; the last outcome holds for the rest."""
+        """One verdict per gate of the policy; the last outcome holds for the rest. Tests spend next to no alpha."""
         gates = self.policy.policy.gates
         padded = [*outcomes, *[outcomes[-1]] * len(gates)]
         return [
             Verdict.model_validate(
                 {"gate_id": gate.id, "kind": gate.kind, "outcome": outcome, "reason": "so it is", "bound": bound}
+                | ({"alpha": 1e-9} if gate.kind == "eval" else {})
             )
             for gate, outcome in zip(gates, padded, strict=False)
         ]
@@ -188,6 +194,36 @@ class World:
     ) -> None:
         envelope = self.envelope(candidate, signer, decision, **changes)
         actions.sign_off(self.store, envelope=envelope, actor=signer, roles=self.roles)
+
+    def waiver(
+        self,
+        candidate: str,
+        signer: str,
+        gate: str = GATES[0]["id"],
+        decision: Literal["grant", "reject"] = "grant",
+        *,
+        days: float = 2,
+        **changes: str,
+    ) -> bytes:
+        """A signed waiver of now, or an objection; ``says_X`` changes the statement's field X before it is signed."""
+        is_grant = decision == "grant"
+        statement = actions.draft_waiver(
+            self.store,
+            candidate=candidate,
+            gate=gate,
+            decision=decision,
+            reason="the suite is being repaired",
+            signer=signer,
+            ticket="T-1" if is_grant else None,
+            expires=self.clock.now + timedelta(days=days) if is_grant else None,
+        )
+        said = {field.removeprefix("says_"): value for field, value in changes.items()}
+        return sign_waiver(statement.model_copy(update=said), self.keys[signer])
+
+    def waive(self, candidate: str, signer: str, *words: Any, **changes: Any) -> Logged[WaiverSigned]:
+        """Sign what :meth:`waiver` says, and record it."""
+        envelope = self.waiver(candidate, signer, *words, **changes)
+        return actions.waive(self.store, envelope=envelope, actor=signer, roles=self.roles)
 
     def promote(self, name: str, **changes: Any) -> Logged[Promoted]:
         with self.store.read() as history:
@@ -265,3 +301,35 @@ def rollback(world: World, name: str, **changes: Any) -> object:
     arguments: dict[str, Any] = {"to": world.checkpoint(name), "checkpoint_dir": world.directories[name]}
     arguments |= {"reason": "it lied", "actor": "ana"} | changes
     return actions.rollback(world.store, **arguments)
+
+
+def sealed_and_judged(
+    world: World, name: str, scores: Sequence[float | None], champion_scores: Sequence[float | None]
+) -> tuple[str, GateInputs]:
+    """A candidate with its look, judged by the real gates of the world's policy; and what they were given."""
+    candidate = world.seal(name)
+    draw = world.draw(candidate)
+    champion = str(draw.compared_with)
+    runs = {}
+    for role, checkpoint, one in (("candidate", candidate, scores), ("champion", champion, champion_scores)):
+        where = world.store.home / "evidence" / f"look-{draw.look_seq}"
+        made = {"checkpoint_digest": checkpoint, "draw_seed_digest": draw.seed_digest}
+        run = make_run(where, world.policy, role, one, **made)
+        world.record_evidence(draw, role, run.directory)
+        runs[role, "refusal"] = run
+    with world.store.read() as history:
+        earlier = earlier_looks(history, world.policy.policy.name, draw.look)
+    inputs = GateInputs(
+        policy=world.policy,
+        look=draw.look,
+        earlier_looks=earlier,
+        draw_seed_digest=draw.seed_digest,
+        checkpoints={"candidate": candidate, "champion": champion, "root": champion, "anchor": champion},
+        runs=runs,
+        facts={"candidate": FACTS, "champion": FACTS},
+        budget=BudgetState(cycles_without_person=1, cost_s=1.0, tokens_trained=1),
+    )
+    verdicts = evaluate_gates(inputs)
+    actions.record_verdicts(world.store, candidate=candidate, verdicts=verdicts, actor="runner")
+    actions.record_decision(world.store, candidate=candidate, actor="runner", roles=world.roles)
+    return candidate, inputs

@@ -21,6 +21,7 @@ import typer.main
 from pydantic import BaseModel, ValidationError
 
 from guards.policy import resolve_policy
+from guards.policy_cases import CaseFile
 from guards.roles import Roles
 from guards.strict_yaml import load_yaml_text
 from loop.cli import app
@@ -81,6 +82,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "suite": SuiteSpec,
     "run": RunConfig,
     "constitution": Constitution,
+    "policy-test": CaseFile,
     "roles": Roles,
     "root": RootSpec,
 }

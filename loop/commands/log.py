@@ -75,13 +75,16 @@ def log(
         known = [load_roles(path) for path in roles or ()]
         head = opened.store.verify(trusted_head=kept, roles=known)
     with opened.store.read() as history:
-        n_signoffs = sum(1 for _ in history.entries(kind="signoff")) if verify else 0
+        signed_kinds = ("signoff", "policy_signoff", "waiver") if verify else ()
+        n_signatures = sum(1 for kind_ in signed_kinds for _ in history.entries(kind=kind_))
         about = None if candidate is None else history.find_checkpoint(candidate)
         for entry in history.entries(kind=kind, candidate=about):
             typer.echo(_json_line(entry.as_json()) if as_json else log_line(entry))
     if head is not None:
-        if n_signoffs and not roles:
-            typer.echo(f"not verified: the signatures of {n_signoffs} sign-offs (give --roles FILE)", err=as_json)
+        if n_signatures and not roles:
+            typer.echo(
+                f"not verified: the signatures of {n_signatures} sign-offs and waivers (give --roles FILE)", err=as_json
+            )
         if kept is None:
             typer.echo("not verified: that the log extends an earlier head (give --trusted-head)", err=as_json)
         typer.echo(f"verified: {head.size} entries, head {head.root}", err=as_json)

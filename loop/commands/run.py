@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guards.gates.verdict import explain
+from loop.commands.gain import say_gain
 from loop.commands.options import HomeOption, JsonOption, QuietOption, actor_name, open_home, say, say_field, say_json
 from loop.console import duration_text, show_steps, text_console
 from loop.invoked_as import command_line
@@ -65,6 +66,8 @@ def run(
     if report.unattended:
         _say_sandbox(report)
     say_field("champion", f"{report.champion_after} {_champion_note(report)}")
+    if report.gain is not None:
+        say_gain(report.gain)
     say_field("took", _took(report))
     say_field("report", _near(path))
     say("\nnext:")
@@ -143,6 +146,7 @@ def _as_json(report: RunReport, path: Path) -> dict[str, Any]:
         "wall_s": report.wall_s,
         "model_s": report.model_s,
         "report": str(path),
+        "gain": None if report.gain is None else report.gain.model_dump(mode="json"),
         "candidates": [
             {
                 "name": candidate.name,

@@ -14,12 +14,14 @@ from guards import actions
 from guards.actions import ApprovalStatus
 from guards.actions.preconditions import bound_policy
 from guards.actions.signoff import home_roles, standing_rejections
-from guards.entries import DecisionMade, Logged, RootSet, Sealed, SeedDrawn, SignedOff
+from guards.entries import DecisionMade, Logged, RootSet, Sealed, SeedDrawn, SignedOff, WaiverSigned
 from guards.evidence import EvidenceRun
+from guards.gates.composite import said_by_members
 from guards.gates.verdict import Verdict, explain
 from guards.history import History
 from guards.recorded_run import read_recorded_run
 from guards.store import Store
+from guards.waivers import standing_objectors
 from loop.commands.options import HomeOption, JsonOption, open_home, say, say_field, say_json
 from loop.flips import Flip, SuiteFlips, change_text, find_flips
 from loop.invoked_as import command_line
@@ -110,9 +112,10 @@ def _say_look(store: Store, history: History, look: Logged[SeedDrawn], home: Pat
     )
     say_field("against", body.compared_with or "no champion")
     say_field("evidence", history.evidence_digest(look.seq) or "none yet")
-    verdicts = [actions.read_verdict(recorded) for recorded in history.verdicts(look.seq)]
+    verdicts = actions.verdicts_now(history, look, home_roles(store), store.now())
     say("gates" if verdicts else "gates: no verdicts yet")
     _say_verdicts(verdicts)
+    _say_waivers(store, history, look)
     decision = history.decision(look.seq)
     if decision is None:
         say("decision: none yet")
@@ -126,6 +129,32 @@ def _say_look(store: Store, history: History, look: Logged[SeedDrawn], home: Pat
 def _say_verdicts(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         say(f"  {MARKS[verdict.outcome]} {printable(explain(verdict))}")
+        for gate_id, outcome, reason in said_by_members(verdict):
+            say(f"      {MARKS.get(outcome, '?')} {printable(f'{gate_id}: {reason}')}")
+
+
+def _say_waivers(store: Store, history: History, look: Logged[SeedDrawn]) -> None:
+    waivers = actions.waivers_now(history, look, home_roles(store), store.now())
+    objections = _objections(history, look)
+    if waivers or objections:
+        say("waivers")
+    for one in waivers:
+        say(f"  {printable(one.summary)}")
+    for entry in objections:
+        body = entry.body
+        say(f"  {printable(f'{body.person} objects to waiving {body.gate}, {body.signed_time}: {body.reason}')}")
+
+
+def _objections(history: History, look: Logged[SeedDrawn]) -> tuple[Logged[WaiverSigned], ...]:
+    """Those that nobody took back, about this look or an earlier one."""
+    entries = history.waivers(look.body.candidate)
+    bodies = [entry.body for entry in entries]
+    return tuple(
+        entry
+        for entry in entries
+        if entry.body.decision == "reject"
+        and entry.body.person in standing_objectors(bodies, entry.body.candidate, entry.body.gate)
+    )
 
 
 def _say_signoffs(
@@ -141,8 +170,20 @@ def _say_signoffs(
         signed = signoff.body
         who = f"{signed.person} ({', '.join(signed.roles)})"
         say(f"  {printable(f'{who} says {signed.decision}, {signed.signed_time}: {signed.reason}')}")
-    if decision.body.waits_for == "approvals" and decision.body.outcome == "hold":
+    if _waits_for_approvals(store, history, look, decision):
         say(f"  {printable(_what_next(look.body.candidate, approvals, home))}")
+
+
+def _waits_for_approvals(
+    store: Store, history: History, look: Logged[SeedDrawn], decision: Logged[DecisionMade]
+) -> bool:
+    """True also where it was held for evidence, and is waived now."""
+    if decision.body.outcome != "hold" or decision.body.waits_for == "approvals":
+        return decision.body.outcome == "hold"
+    roles, now = home_roles(store), store.now()
+    if not any(one.is_live for one in actions.waivers_now(history, look, roles, now)):
+        return False
+    return actions.decision_now(history, look, now, approvals_ok=True, roles=roles).outcome == "promote"
 
 
 def _what_next(candidate: str, approvals: ApprovalStatus, home: Path | None) -> str:
@@ -221,7 +262,8 @@ def _as_json(
         "sealed": None if sealed is None else sealed.as_json(),
         "look": None if look is None else look.as_json(),
         "evidence": [] if look is None else [item.as_json() for item in history.evidence(look.seq)],
-        "verdicts": [] if look is None else _verdicts_json(history, look),
+        "verdicts": [] if look is None else _verdicts_json(store, history, look),
+        "waivers": [] if look is None else _waivers_json(store, history, look),
         "decision": None if decision is None else decision.as_json(),
         "signoffs": [],
     }
@@ -239,8 +281,12 @@ def _as_json(
     return shown
 
 
-def _verdicts_json(history: History, look: Logged[SeedDrawn]) -> list[dict[str, Any]]:
-    verdicts = [actions.read_verdict(recorded) for recorded in history.verdicts(look.seq)]
+def _waivers_json(store: Store, history: History, look: Logged[SeedDrawn]) -> list[dict[str, Any]]:
+    return [one.as_json() for one in actions.waivers_now(history, look, home_roles(store), store.now())]
+
+
+def _verdicts_json(store: Store, history: History, look: Logged[SeedDrawn]) -> list[dict[str, Any]]:
+    verdicts = actions.verdicts_now(history, look, home_roles(store), store.now())
     return [{**verdict.model_dump(mode="json"), "explanation": explain(verdict)} for verdict in verdicts]
 
 

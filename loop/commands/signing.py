@@ -54,7 +54,7 @@ def sign(
     store = open_home(home).store
     with store.read() as history:
         digest = history.find_candidate(candidate).body.candidate
-    private_key = _unlocked(key)
+    private_key = unlocked(key)
     signer = person or load_roles(store.roles_path).owner_of(public_key_of(private_key).id)[0].id
     statement = actions.draft_statement(store, candidate=digest, decision=decision, reason=reason, signer=signer)
     recorded = actions.sign_off(store, envelope=sign_statement(statement, private_key), actor=actor_name())
@@ -105,7 +105,7 @@ def new(
     say(f'      - {{id: "{files.key.id}", public_key: "{files.key.public_key}"}}')
 
 
-def _unlocked(path: Path):
+def unlocked(path: Path):
     """The private key; asks for its passphrase if it has one."""
     try:
         return load_private_key(path)

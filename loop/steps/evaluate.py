@@ -1,7 +1,8 @@
 """The evaluate step: one checkpoint answers one draw of each suite; each suite leaves a run.
 
 Inputs and parameters: :mod:`loop.steps.evaluate_spec`. Outputs: one directory per suite, named as
-the policy names it, in the form of :mod:`guards.evidence`.
+the policy names it, in the form of :mod:`guards.evidence`. A suite that is answered in blocks leaves the
+run of this step's block, and none where that block is empty.
 
 An answer that cannot be scored leaves its item ``Unscored`` with the reason; the gate counts it
 against the candidate. An error while the model answers ends the step: items are answered in
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from guards.canonical import canonical_bytes, canonical_lines, sha256_bytes, sha256_file
+from guards.canonical import canonical_lines, sha256_bytes, sha256_file
 from guards.errors import StairlockError
 from guards.evidence import (
     MANIFEST_FILE,
@@ -36,6 +38,7 @@ from loop.code_digest import code_digest
 from loop.engine import TransformersEngine
 from loop.step import Progress, StepSpec
 from loop.steps.evaluate_spec import MODEL, SALT_KEY, suite_input
+from loop.suite_blocks import Block, items_of_block, seed_of_block
 from loop.suites import Suite, SuiteItem, draw_items, load_suite, score_logliks, score_output
 
 _MAX_ROWS = 128
@@ -51,6 +54,7 @@ def evaluate(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
     total = Cost(wall_ms=0)
     for name in spec.params["suites"]:
         suite = load_suite(spec.inputs[suite_input(name)].path)
+        block = spec.params.get("blocks", {}).get(name)
         cost = run_suite(
             engine,
             suite,
@@ -60,6 +64,7 @@ def evaluate(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
             salt_key=salt_key,
             out_dir=out_dir / name,
             progress=progress,
+            block=None if block is None else Block.model_validate(block),
         )
         total = Cost(
             wall_ms=0,
@@ -80,10 +85,15 @@ def run_suite(
     salt_key: bytes,
     out_dir: Path,
     progress: Progress,
+    block: Block | None = None,
 ) -> Cost:
-    """Draw, answer, score and write one run; the manifest is written last."""
+    """Draw, answer, score and write one run, or one block of it; the manifest is written last."""
     started_s, before = time.perf_counter(), _counters(engine)
-    items = draw_items(suite, draw_seed)
+    drawn = draw_items(suite, draw_seed)
+    items = drawn if block is None else items_of_block(drawn, draw_seed, suite_name, block)
+    if not items:
+        return Cost(wall_ms=0)
+    seed = seed_of_block(draw_seed, block)
 
     def report(done: int, n_items: int) -> None:
         progress(f"evaluating {suite_name}", done, n_items)
@@ -91,9 +101,8 @@ def run_suite(
     if suite.scored_by_likelihood:
         measured = _likelihoods(engine, suite, items, report)
     else:
-        measured = _answers(engine, suite, items, int.from_bytes(draw_seed[:6], "big"), report)
+        measured = _answers(engine, suite, items, seed, report)
     out_dir.mkdir(parents=True)
-    seed = int.from_bytes(draw_seed[:6], "big")
     records, texts, timings = [], [], []
     for item, (outcome, output, generation) in zip(items, measured, strict=True):
         salt = salt_for(salt_key, checkpoint_digest, item.item_id)
@@ -129,6 +138,7 @@ def run_suite(
         tokens_in=after[1] - before[1],
         tokens_out=after[2] - before[2],
     )
+    unanswered = Counter(item.cluster for item in drawn) - Counter(item.cluster for item in items)
     manifest = RunManifest(
         checkpoint_digest=checkpoint_digest,
         suite_name=suite_name,
@@ -144,8 +154,10 @@ def run_suite(
         batch_plan=engine.batch_plan,
         code_digest=code_digest(),
         cost=cost,
+        n_drawn=len(drawn) if unanswered else None,
+        unanswered=dict(sorted(unanswered.items())) if unanswered else None,
     )
-    (out_dir / MANIFEST_FILE).write_bytes(canonical_bytes(manifest.model_dump(mode="json", by_alias=True)))
+    (out_dir / MANIFEST_FILE).write_bytes(manifest.to_bytes())
     return cost
 
 

@@ -2,7 +2,7 @@
 
 Inputs: ``model`` (checkpoint), ``salt_key`` (file), and for every suite ``suite:NAME``: no suite can
 have a name that hides another input. Parameters: ``draw_seed`` (64 hex digits), ``suites`` (names in
-order).
+order), and where a suite is answered in parts, ``blocks``: suite name -> the part that this step answers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loop.step import Input, StepSpec
+from loop.suite_blocks import Block
 
 MODEL, SALT_KEY = "model", "salt_key"
 
@@ -20,9 +21,20 @@ def suite_input(name: str) -> str:
 
 
 def evaluate_spec(
-    *, checkpoint: Input, suites: Mapping[str, Input], salt_key: Input, draw_seed: bytes, device: str, dtype: str
+    *,
+    checkpoint: Input,
+    suites: Mapping[str, Input],
+    salt_key: Input,
+    draw_seed: bytes,
+    device: str,
+    dtype: str,
+    blocks: Mapping[str, Block] | None = None,
 ) -> StepSpec:
-    """The step in which one checkpoint answers one draw of each suite, in the order of ``suites``."""
+    """The step in which one checkpoint answers one draw of each suite, in the order of ``suites``.
+
+    Of a suite that ``blocks`` names it answers that part only.
+    """
+    parts = {name: block.model_dump() for name, block in (blocks or {}).items()}
     return StepSpec(
         kind="evaluate",
         inputs={
@@ -30,7 +42,7 @@ def evaluate_spec(
             SALT_KEY: salt_key,
             **{suite_input(name): suite for name, suite in suites.items()},
         },
-        params={"draw_seed": draw_seed.hex(), "suites": list(suites)},
+        params={"draw_seed": draw_seed.hex(), "suites": list(suites), **({"blocks": parts} if parts else {})},
         device=device,
         dtype=dtype,
     )

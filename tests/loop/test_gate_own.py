@@ -20,6 +20,7 @@ name: own
 description: Two checkpoints without provenance.
 looks: {planned: 4}
 suites: {language: language.yaml}
+holdouts: {language: {reads: 4}}
 gates:
   - {id: integrity, kind: integrity, against: champion}
   - {id: language-holds, kind: eval, suite: language, metric: mean_loglik_nats, claim: non_inferior_within,

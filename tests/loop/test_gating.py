@@ -9,14 +9,16 @@ import pytest
 
 from guards import actions
 from guards.canonical import sha256_bytes
+from guards.gates.inputs import Role
 from guards.gates.verdict import Verdict
 from guards.policy import ResolvedPolicy, resolve_policy
 from loop import gating
 from loop.checkpoint_io import write_safetensors
-from loop.gating import GateResult, gate_candidate
+from loop.gating import GateResult, _roles_by_suite, gate_candidate
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps
 from loop.sealed_checkpoints import seal, sealed_directory
+from tests.gate_world import EVAL_GATE, make_policy
 from tests.in_process_backend import InProcessBackend, quiet
 from tests.tiny_world import build_tiny_world
 
@@ -26,6 +28,7 @@ name: anchored
 description: As good as the best so far.
 looks: {planned: 4}
 suites: {language: language.yaml}
+holdouts: {language: {reads: 4}}
 gates:
   - {id: language-holds, kind: eval, suite: language, metric: mean_loglik_nats, claim: non_inferior_within,
      margin: 0.5, scale: 1.0, against: anchor, alpha: 0.2, min_items: 16, max_unscored: 0.0}
@@ -62,6 +65,7 @@ def home_with_root(directory: Path, root: Path, policy: ResolvedPolicy) -> tuple
     _, manifest = seal(root, home.path)
     passed = Verdict(gate_id="language-holds", kind="eval", outcome="pass", reason="so it is")
     actions.record_policy(home.store, policy=policy, actor="tester")
+    actions.adopt_policy(home.store, policy=policy.digest, actor="tester")
     actions.set_root(
         home.store,
         manifest=manifest,
@@ -138,3 +142,16 @@ def test_a_look_that_has_its_verdicts_is_decided_though_the_code_is_another_sinc
     assert (result.draw.look_seq, result.decision.kind) == (look.seq, "promote")
     assert set(result.runs) == {("candidate", "language"), (root, "language")}
     assert sorted(path.name for path in (home.path / "steps").iterdir()) == steps
+
+
+def test_members_of_gates_of_gates_have_their_suites_answered(tmp_path: Path):
+    tasks = {**EVAL_GATE, "id": "tasks", "suite": "tasks", "against": "root"}
+    nest = {"id": "any", "kind": "any_of", "gates": [EVAL_GATE, {"id": "i", "kind": "integrity"}]}
+    only_if = {"id": "if", "kind": "only_if", "condition": {"id": "j", "kind": "integrity"}, "then": tasks}
+    policy = make_policy(tmp_path, {"id": "all", "kind": "all_of", "gates": [nest, only_if]})
+    checkpoints: dict[Role, str] = {"candidate": "c", "champion": "m", "root": "r"}
+    assert _roles_by_suite(policy, checkpoints, {}) == {
+        ("candidate", "c"): {"refusal", "tasks"},
+        ("champion", "m"): {"refusal"},
+        ("root", "r"): {"tasks"},
+    }

@@ -65,6 +65,13 @@ def test_the_decision_alone_keeps_a_hold_from_looking_green(outcome: str, elemen
     assert found["decision"] == ([] if element is None else [element])
 
 
+def test_a_waiver_says_by_whom_for_what_and_until_when():
+    how = "until 2026-12-01T00:00:00+00:00 (T-1, by ana): the suite is being repaired"
+    waived = verdict("waived", "inconclusive", waived=True, details={"waiver": how})
+    found = parsed([waived], "promote").find("testcase[@name='waived']/skipped")
+    assert found is not None and how in found.get("message", "")
+
+
 def test_a_waiver_does_not_hide_a_failure():
     assert problems(parsed([verdict("bad", "fail", waived=True)], "reject"))["bad"] == ["failure"]
 

@@ -122,6 +122,16 @@ def test_a_verdict_without_figures_shows_its_reason(tmp_path: Path):
     assert "? inconclusive" in page.said() and open_verdict.reason in page.said()
 
 
+def test_a_waived_verdict_says_by_whom_for_what_and_until_when(tmp_path: Path):
+    home = judged_home(tmp_path)
+    report = run_report(home)
+    how = "until 2026-12-01T00:00:00+00:00 (T-1, by ana): <b>because</b>"
+    waived = verdict("refusal-holds", "inconclusive", waived=True, details={"waiver": how})
+    shown = report.candidates[1].__class__(**{**vars(report.candidates[1]), "verdicts": (waived,)})
+    page = Reader(render_report(run_report(home, candidates=(shown,)), now=NOW))
+    assert f"? inconclusive (waived {how})" in page.said("td") and "b" not in page.text
+
+
 def test_texts_that_are_withheld_are_said_to_be(tmp_path: Path):
     home = judged_home(tmp_path)
     for run in home.runs.values():

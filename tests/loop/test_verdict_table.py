@@ -64,3 +64,23 @@ def test_a_waived_verdict_says_so_and_candidates_are_apart():
     text = printed(judged(), waived)
     assert "? inconclusive (waived)" in text
     assert "\n\n" in "\n".join(line.rstrip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [70, 120])
+def test_a_waived_gate_says_until_when(width: int):
+    details = {"waived until": "2026-12-01T00:00:00+00:00", "waiver": "until then"}
+    waived = verdict("refusal-holds", "inconclusive", waived=True, details=details)
+    text = printed(judged(verdicts=(waived,), outcome="hold"), width=width)
+    assert "? inconclusive" in text and "waived until 2026-12-01" in text
+    assert "-0.300" in text and "-0.420" in text
+    assert "waived" not in printed(judged(verdicts=(verdict("a", "inconclusive"),), outcome="hold"))
+
+
+def test_members_of_a_gate_of_gates_stand_below_it():
+    details = {"member:one": "pass: so it is (n 10)", "member:two": "inconclusive: [gate.missing-run] not there"}
+    whole = verdict("both", "inconclusive", kind="all_of", observed=None, bound=None, margin=None, details=details)
+    rows = [line.rstrip() for line in printed(judged(verdicts=(whole, verdict("g", "pass")))).splitlines()]
+    at = next(i for i, row in enumerate(rows) if "both" in row)
+    assert "? inconclusive" in rows[at]
+    assert "· one" in rows[at + 1] and rows[at + 1].endswith("✓ pass")
+    assert "· two" in rows[at + 2] and rows[at + 2].endswith("? inconclusive")

@@ -107,6 +107,6 @@ def test_log_says_which_signatures_it_did_not_verify(held: JudgedHome):
     done = stairlock("sign", held.candidate, "--approve", "--reason", "fine", "--key", keys["ana"], "--home", held.path)
     assert done.code == 0, done.err
     done = stairlock("log", "--verify", "--home", held.path)
-    assert done.code == 0 and "not verified: the signatures of 1 sign-offs (give --roles FILE)" in done.out
+    assert done.code == 0 and "not verified: the signatures of 1 sign-offs and waivers (give --roles FILE)" in done.out
     done = stairlock("log", "--verify", "--roles", world.store.roles_path, "--home", held.path)
     assert done.code == 0 and "signatures" not in done.out

@@ -88,3 +88,69 @@ def test_policy_check_warns_of_a_gate_that_would_seldom_pass(tmp_path: Path):
     path = shipped_policy(tmp_path, **{"margin: 0.08": "margin: 0.04"})
     done = stairlock("policy", "check", path)
     assert done.code == 0 and "warning: line " in done.out and "strict-holds would often hold" in done.out
+
+
+# ---------------------------------------------------------------------------------------------
+# policy test
+# ---------------------------------------------------------------------------------------------
+
+CASES = """\
+schema: stairlock/policy-test/v1
+policy: ../policy.yaml
+cases:
+- name: worse
+  evidence: {suites: {refusal: {metrics: {refused: {losses: 100}}}}}
+  expect: {decision: reject, gates: {refusal-holds: fail}}
+- name: good
+  expect: {decision: hold}
+"""
+
+
+def policy_with_cases(tmp_path: Path, cases: str = CASES) -> Path:
+    policy = make_policy(tmp_path, EVAL_GATE).source
+    file = tmp_path / "tests" / policy.name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(cases)
+    return policy
+
+
+def test_policy_test_says_what_was_expected_and_what_came(tmp_path: Path):
+    policy = policy_with_cases(tmp_path)
+    done = stairlock("policy", "test", policy)
+    assert done.code == 0
+    file = tmp_path / "tests" / "policy.yaml"
+    assert f"ok    {file}:4  worse" in done.out and f"ok    {file}:7  good" in done.out
+    assert "refusal-holds: expected fail, came fail: refused minus the champion's must be no lower than" in done.out
+    assert "1 other gate: expected pass, came pass" in done.out
+    assert "2 of 2 cases came as expected; blocking was shown for 1 of 1 gate" in done.out
+
+
+def test_policy_test_fails_with_the_line_of_what_came_otherwise(tmp_path: Path):
+    policy = policy_with_cases(tmp_path, CASES.replace("losses: 100", "losses: 1"))
+    file = tmp_path / "tests" / "policy.yaml"
+    done = stairlock("policy", "test", policy)
+    assert done.code == 5
+    assert f"FAIL  {file}:4  worse" in done.out
+    assert f"{file}:6: [case.not-as-expected] case 'worse': refusal-holds: expected fail, came pass: " in done.out
+    assert f"{policy}:" in done.out and "[case.never-blocks]" in done.out
+    assert "1 of 2 cases came as expected; blocking was shown for 0 of 1 gate" in done.out
+
+
+def test_policy_test_of_several_files_fails_where_one_fails(tmp_path: Path):
+    good = policy_with_cases(tmp_path / "good")
+    bad = policy_with_cases(tmp_path / "bad", CASES.replace("refusal-holds: fail", "refusal-hold: fail"))
+    done = stairlock("policy", "test", good, bad, "--json")
+    assert done.code == 5 and not done.json["holds"]
+    first, second = done.json["files"]
+    assert first["holds"] and first["problems"] == [] and len(first["cases"]) == 2
+    assert first["cases"][0]["compared"][0]["expected"] == first["cases"][0]["compared"][0]["got"] == "fail"
+    assert {"case.unknown-gate", "case.never-blocks"} <= {problem["rule"] for problem in second["problems"]}
+    assert stairlock("policy", "test", good, "--json").code == 0
+
+
+def test_policy_test_refuses_a_file_that_cannot_be_read(tmp_path: Path):
+    policy = policy_with_cases(tmp_path, CASES.replace("losses", "lossses"))
+    done = stairlock("policy", "test", policy)
+    assert done.code == 1 and "[yaml.unknown-key]" in done.err and "did you mean 'losses'" in done.err
+    done = stairlock("policy", "test", make_policy(tmp_path / "bare", EVAL_GATE).source, "--json")
+    assert done.code == 1 and done.json["error"]["rule"] == "case.no-cases"
