@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from benchmarks.enumeration import Floats, mcnemar_fewest
 from guards.statistics import bet_fraction, clopper_pearson
@@ -103,6 +104,28 @@ def simulated_nulls() -> dict[str, Any]:
         found["sources"].append({**layout, "test": "McNemar on the items, as if independent", **rate(by_item, alpha)})
         found["sources"].append({**layout, "test": "betting on the means of sources", **rate(by_source, alpha)})
     return found
+
+
+def cluster_robust_coverage() -> list[dict[str, Any]]:
+    """How often :func:`guards.statistics.cluster_robust_interval` at 95% covers the true difference, which is 0."""
+    found = []
+    for n_sources, per_source in ((10, 6), (30, 6), (120, 6), (120, 2)):
+        rng = np.random.default_rng([95, n_sources, per_source])
+        n_covered = 0
+        for _ in range(N_REPEATS // _BATCH):
+            means = sources(_BATCH, n_sources, per_source, 0.2, rng).mean(axis=2)
+            n_covered += int(robust_covers(means, 0.0).sum())
+        covered = {"covered": n_covered, "n": N_REPEATS, "rate": n_covered / N_REPEATS}
+        interval = list(clopper_pearson(n_covered, N_REPEATS))
+        found.append({"n_sources": n_sources, "per_source": per_source, **covered, "interval_95": interval})
+    return found
+
+
+def robust_covers(means: Floats, true_mean: float) -> NDArray[np.bool_]:
+    """Whether the cluster-robust interval of every row covers; ``means`` has shape (repeat, source)."""
+    n = means.shape[1]
+    half = stats.norm.isf(0.025) * means.std(axis=1, ddof=1) / math.sqrt(n)
+    return np.abs(means.mean(axis=1) - true_mean) <= half
 
 
 def rate(n_passed: int, alpha: float, n: int = N_REPEATS) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from benchmarks.interval_coverage import (
     tango_size,
     tango_z,
 )
-from benchmarks.margin_nulls import simulated_nulls
+from benchmarks.margin_nulls import cluster_robust_coverage, simulated_nulls
 from benchmarks.units import Unit, compute
 from guards.statistics import binomial_p_at_least, clopper_pearson, tango_interval
 
@@ -380,6 +380,7 @@ def units() -> dict[str, Unit]:
         "shown-sizes": shown_sizes,
         "tango-sizes": tango_sizes,
         "nulls": simulated_nulls,
+        "coverage-of-sources": cluster_robust_coverage,
     }
     todo |= {f"coverage-{n}": lambda n=n: coverage(n) for n in COVERAGE_N}
     for n in KINDS_N:
@@ -424,6 +425,7 @@ def assemble(done: dict[str, Any]) -> dict[str, Any]:
         "tango_size": done["tango-sizes"],
         "power": {"textbook": done["power-textbook"], "price": done["power-price"], **done["power-other"]},
         "coverage": {str(n): done[f"coverage-{n}"] for n in COVERAGE_N},
+        "coverage_of_sources": done["coverage-of-sources"],
         "published": done["published"],
         "nulls": done["nulls"],
     }

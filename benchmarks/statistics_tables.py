@@ -181,6 +181,14 @@ def coverage(results: Result) -> str:
     return table(("least coverage at 95%", *(f"n {n}" for n in found)), rows)
 
 
+def coverage_of_sources(results: Result) -> str:
+    rows = [
+        (row["n_sources"], row["per_source"], f"{row['covered']:,}", share_with_interval(row))
+        for row in results["grid"]["coverage_of_sources"]
+    ]
+    return table(("sources", "items in each", "covered of 20,000", "coverage at a nominal 95%"), rows)
+
+
 def published(results: Result) -> str:
     rows = [
         (row["what"], *("{:.4f} to {:.4f}".format(*row[key]) for key in ("published", "ours")))
@@ -294,7 +302,7 @@ def hostile(results: Result) -> str:
             one["rule"],
             one["n_looks"],
             f"{one['passed_before']:.2f}",
-            f"{one['count']} of {one['n']:,}",
+            f"{one['count']:,} of {one['n']:,}",
             share_with_interval(one),
         )
         for one in results["rules"]["hostile"]
@@ -311,6 +319,7 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "mcnemar-power": mcnemar_power,
     "price": price,
     "coverage": coverage,
+    "coverage-of-sources": coverage_of_sources,
     "published": published,
     "nulls": nulls,
     "sources": sources,

@@ -27,7 +27,7 @@ from benchmarks.interval_coverage import (
     mcnemar_bounds,
     tango_z,
 )
-from benchmarks.margin_nulls import SHAPES, betting_rejects, draw
+from benchmarks.margin_nulls import SHAPES, betting_rejects, draw, robust_covers, sources
 from guards.power import at_least_power, exact_size, mcnemar_power
 from guards.statistics import (
     bet_fraction,
@@ -35,6 +35,8 @@ from guards.statistics import (
     betting_test,
     binomial_p_at_least,
     clopper_pearson,
+    cluster_robust_interval,
+    histogram,
     mcnemar_lower_bound,
     mcnemar_p_value,
     tango_interval,
@@ -150,3 +152,12 @@ def test_simulated_differences_have_the_mean_they_say_and_are_judged_as_guards_d
     shifted = np.clip(differences[:40] + 0.09, -1.0, 1.0)
     expected = [betting_test(row.tolist(), -0.08, 0.05).rejects for row in shifted]
     assert betting_rejects(shifted, -0.08, 0.05).tolist() == expected
+
+
+def test_the_cluster_robust_interval_is_that_of_guards() -> None:
+    means = sources(200, 12, 6, 0.4, np.random.default_rng(2)).mean(axis=2)
+    for true_mean in (0.0, 0.1):
+        intervals = [cluster_robust_interval(histogram(row.tolist())) for row in means]
+        expected = [interval is not None and interval[0] <= true_mean <= interval[1] for interval in intervals]
+        assert robust_covers(means, true_mean).tolist() == expected
+        assert any(expected) and not all(expected)

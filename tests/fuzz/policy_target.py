@@ -51,7 +51,7 @@ _POLICY_KEYS = "schema name description looks suites gates approvals holdouts ju
 LINT_ONLY = frozenset(
     "policy.unknown-metric policy.unbounded-metric policy.judge-metric policy.unknown-cluster policy.unknown-tag "
     "policy.too-few-items policy.cannot-pass policy.judge-too-weak policy.contradictory-gates "
-    "policy.size-above-alpha".split()
+    "policy.size-above-alpha policy.no-outputs".split()
 )
 
 

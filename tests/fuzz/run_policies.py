@@ -187,7 +187,7 @@ def main() -> None:
         progress = run_by_coverage(chosen.files, chosen.state, chosen.workers)
     else:
         progress = run_at_random(chosen.files, chosen.state)
-    how = " --coverage" if chosen.coverage else ""
+    how = f" --coverage --workers {chosen.workers}" if chosen.coverage else ""
     command = f"python -m tests.fuzz.run_policies --files {chosen.files} --state DIR --out FILE{how}"
     text = json.dumps({"command": command, "python": platform.python_version(), **progress.found}, indent=2) + "\n"
     if chosen.out is not None:
