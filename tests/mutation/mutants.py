@@ -5,6 +5,7 @@ left out, because no behaviour of a gate depends on it:
 
 * docstrings, imports, ``__all__``, ``TYPE_CHECKING`` blocks, caches (``lru_cache``);
 * annotations and aliases of types, except the ``Field(...)`` of a model in them;
+* dropping a statement of a module or a class, without which nothing could be imported;
 * text for people: a string that is no single word or name, and whatever else a refusal says beyond its
   rule (:data:`REFUSALS`). Words and names, such as rule ids and the keys of ``details``, are mutated.
 """
@@ -151,7 +152,7 @@ class _Sites:
         def put(new: ast.stmt) -> Callable[[], None]:
             return lambda: block.__setitem__(index, ast.copy_location(new, node))
 
-        if isinstance(node, _DROPPED):
+        if isinstance(node, _DROPPED) and self._function:
             yield self._site(node, "drop", "pass", put(ast.Pass()))
         if isinstance(node, ast.AnnAssign) and node.value is not None and self._function:
             yield self._site(node, "drop", "pass", put(ast.Pass()))
@@ -181,9 +182,7 @@ class _Sites:
         for decorator in list(node.decorator_list):
             if ast.unparse(decorator).startswith("lru_cache"):
                 continue
-            yield self._site(
-                decorator, "drop", "no decorator", lambda one=decorator: node.decorator_list.remove(one)
-            )
+            yield self._site(decorator, "drop", "no decorator", lambda one=decorator: node.decorator_list.remove(one))
             yield from self._expression(node, "decorator_list", node.decorator_list.index(decorator), decorator)
         if isinstance(node, ast.FunctionDef):
             for field in ("defaults", "kw_defaults"):
@@ -282,7 +281,7 @@ class _Sites:
                 yield from self._call(node)
                 return
             case ast.JoinedStr(values):  # the words are text; what stands in braces is not
-                for i, part in enumerate(values):
+                for part in values:
                     if isinstance(part, ast.FormattedValue):
                         yield from self._expression(part, "value", None, part.value)
                 return
