@@ -80,7 +80,8 @@ class PolicyInForce(Body):
 class BundleReceived(Body):
     """A signed bundle of policies was unpacked, or refused; ``bundle`` is the sha256 of its file.
 
-    While the latest one was refused, nothing is promoted.
+    ``statement_digest`` is of what was signed, at ``signed_time``; a refused one has neither, nor a policy.
+    While the latest one was refused, nothing is promoted, and no policy comes into force.
     """
 
     bundle: Digest
@@ -88,6 +89,8 @@ class BundleReceived(Body):
     reason: Reason
     policy: Digest | None
     author: Label | None
+    signed_time: RealTime | None
+    statement_digest: Digest | None
 
 
 class RootSet(Body):

@@ -16,15 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import permutations
 
+from guards.approval_terms import MAX_CLOCK_SKEW, terms_met
 from guards.entries import PolicySignedOff
 from guards.errors import StairlockError
 from guards.ledger import parse_time
 from guards.policy import Approvals
-
-MAX_CLOCK_SKEW = timedelta(minutes=5)
-"""How far a signer's clock may be ahead of ours."""
 
 RolesOf = Callable[[PolicySignedOff], frozenset[str]]
 """The roles with which an approval counts; raises :class:`StairlockError` if it does not count (any more)."""
@@ -46,16 +43,9 @@ class EditApprovals:
 
     def suffice(self, approvers: Sequence[str]) -> bool:
         """True if the approvals of these people alone are enough, and nobody objects."""
-        held = [self.roles_by_approver.get(who) for who in dict.fromkeys(approvers)]
-        counted = [roles for roles in held if roles is not None]
-        return (
-            not self.rejecters
-            and len(counted) == len(held) >= self.terms.required
-            and any(
-                all(role in has for role, has in zip(self.terms.roles, chosen, strict=True))
-                for chosen in permutations(counted, len(self.terms.roles))
-            )
-        )
+        people = set(approvers)
+        held = [roles for who, roles in self.roles_by_approver.items() if who in people]
+        return not self.rejecters and len(held) == len(people) and terms_met(self.terms, held)
 
     @property
     def summary(self) -> str:
@@ -98,7 +88,11 @@ def count_approvals(
             if untimely is not None:
                 void.append(f"{one.person}'s approval does not count: {untimely}")
                 continue
-            held[one.person] = roles_of(one)
+            roles = roles_of(one)
+            if not roles:
+                void.append(f"{one.person}'s approval does not count: they lost the roles that they signed with")
+                continue
+            held[one.person] = roles
         except StairlockError as refusal:
             void.append(f"{one.person}'s approval does not count: {refusal.message}")
     return EditApprovals(terms, held, rejecters, tuple(void))

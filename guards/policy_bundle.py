@@ -31,10 +31,9 @@ BUNDLE_PAYLOAD_TYPE = "application/vnd.stairlock.policy-bundle+json"
 MAX_BUNDLE_BYTES = 64 << 20
 MAX_FILES = 1000
 
-BundlePath = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", max_length=400)
-]
-"""A path below the folder: plain names with ``/`` between them. None begins with a dot."""
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}"
+BundlePath = Annotated[str, Field(pattern=rf"^{_NAME}(/{_NAME})*$", max_length=400)]
+"""A path below the folder: plain names of at most 255 bytes with ``/`` between them. None begins with a dot."""
 
 
 class BundledFile(Frozen):
@@ -81,6 +80,10 @@ class PolicyBundle(Frozen):
                 raise ValueError("a file lies below another file")
         return self
 
+    def payload(self) -> bytes:
+        """The bytes that are signed."""
+        return canonical_bytes(self.model_dump(mode="json", by_alias=True))
+
 
 def pack_policy(policy_path: Path, *, author: str, time: str) -> PolicyBundle:
     """A policy, its suites and their item files, under paths relative to the folder that holds them all.
@@ -116,8 +119,7 @@ def sign_bundle(bundle: PolicyBundle, private_key: Ed25519PrivateKey) -> bytes:
     Raises:
         SignatureRefused: ``bundle.too-large``.
     """
-    payload = canonical_bytes(bundle.model_dump(mode="json", by_alias=True))
-    data = sign_payload(payload, private_key, payload_type=BUNDLE_PAYLOAD_TYPE)
+    data = sign_payload(bundle.payload(), private_key, payload_type=BUNDLE_PAYLOAD_TYPE)
     if len(data) > MAX_BUNDLE_BYTES:
         raise _too_large(len(data))
     return data

@@ -256,7 +256,10 @@ def _suites(old: Any, new: Any, place: _Place, _owner: Any) -> Iterator[ChangeIt
             is_read = any(name in suites_of(gate) for gate in reader.leaf_gates())
             yield place.at(name).item(before, after, "incomparable" if is_read else "same", "its gates are compared")
         elif before != after:
+            files = place.new_policy.items.get(name)
             why = "other items, scorer or decoding: nobody can say that they ask for more"
+            if files is not None and files == place.old_policy.items.get(name):
+                why = "the same item file, so that its reads count on; what is asked or scored may be another"
             yield place.at(name).item(before, after, "incomparable", why)
 
 
@@ -296,7 +299,7 @@ def _no_waivers(old: Any, new: Any, place: _Place, _owner: Any) -> Iterator[Chan
 
 
 _ANOTHER_QUESTION = "another question: nobody can say that it asks for more"
-_STOPS_WHERE_CERTAIN = "what is not answered could not change a verdict"
+_STOPS_WHERE_CERTAIN = "what is not answered could change neither a verdict nor an anchor"
 _ID = _incomparable("looks, anchors and alpha are counted by it")
 _KIND = _incomparable("another kind of gate")
 
@@ -312,6 +315,7 @@ DIRECTIONS: Mapping[type[Frozen], Mapping[str, Direction]] = {
         "holdouts": _holdouts,
         "judges": _judges,
         "waivers": _no_waivers,
+        "items": _incomparable("reads are counted by the item files: others begin unread"),
     },
     Looks: {
         "planned": _incomparable("more looks have less alpha each, and there are more of them"),

@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import permutations
 from typing import Annotated, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field, ValidationError, model_validator
 
+from guards.approval_terms import MAX_CLOCK_SKEW, terms_met
 from guards.canonical import canonical_bytes, parse_json_strict
 from guards.entries import WaiverSigned
 from guards.errors import ActionRefused, EvidenceError, SignatureRefused, StairlockError
@@ -35,7 +35,6 @@ from guards.signing import Envelope, PublicKey, sign_payload, unverified_payload
 PAYLOAD_TYPE = "application/vnd.stairlock.waiver+json"
 MAX_TERM = timedelta(days=90)
 """From the moment that a person signs. What must last longer is an edit of the policy."""
-MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 RolesOf = Callable[[WaiverSigned], frozenset[str]]
 """The roles with which a signature counts; raises :class:`StairlockError` if it does not count (any more)."""
@@ -218,10 +217,15 @@ def _standing(
     void: list[str] = []
     for one in grants:
         try:
-            counted[one.person] = _roles_now(one, now, roles_of)
+            roles = _roles_now(one, now, roles_of)
         except StairlockError as refusal:
             void.append(f"{one.person}'s signature does not count: {refusal.message}")
-    if not _are_enough(terms, list(counted.values())):
+            continue
+        if roles:
+            counted[one.person] = roles
+        else:
+            void.append(f"{one.person}'s signature does not count: they lost the roles that they signed with")
+    if len(counted) < needed_signers(terms) or not terms_met(terms, list(counted.values())):
         why_not += [_missing(terms, len(counted)), *void]
     by = [one for one in grants if one.person in counted] or grants
     waiver = Waiver(
@@ -238,13 +242,6 @@ def _standing(
 def needed_signers(terms: Approvals) -> int:
     """How many people a waiver needs: where nobody has to approve a promotion, somebody must sign this all the same."""
     return max(1, terms.required)
-
-
-def _are_enough(terms: Approvals, held: Sequence[frozenset[str]]) -> bool:
-    return len(held) >= needed_signers(terms) and any(
-        all(role in has for role, has in zip(terms.roles, chosen, strict=True))
-        for chosen in permutations(held, len(terms.roles))
-    )
 
 
 def _missing(terms: Approvals, n_signed: int) -> str:

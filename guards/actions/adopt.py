@@ -38,7 +38,7 @@ def adopt_policy(store: Store, *, policy: str, actor: str, roles: Roles | None =
 
     Raises:
         ActionRefused: ``actions.policy-unknown``, ``actions.bad-policy``, ``actions.halted``,
-            ``actions.looser-policy``.
+            ``actions.bad-bundle``, ``actions.looser-policy``.
     """
     known = home_roles(store) if roles is None else roles
     with store.write() as transaction:
@@ -48,6 +48,7 @@ def adopt_policy(store: Store, *, policy: str, actor: str, roles: Roles | None =
         if current is not None and current.body.policy == policy:
             return current
         refuse_if_halted(history)
+        refuse_if_bad_bundle(history)
         change: Literal["first", "same", "stricter", "looser", "incomparable"] = "first"
         approvers: tuple[str, ...] = ()
         if current is not None:
@@ -200,6 +201,28 @@ def refuse_unless_in_force(history: History, seal: Logged[Sealed]) -> None:
         )
 
 
+def refuse_if_tightened(history: History, seal: Logged[Sealed], *, look_seq: int | None = None) -> None:
+    """Raises ``actions.policy-tightened`` if the policy in force changed between a seal and a look, and asks for more.
+
+    The look that begins now, or the one that began in entry ``look_seq``. What was seen before an edit was
+    adopted is decided as it would have been; but a seal is no store of older terms. Candidates that were
+    sealed under another policy than the one in force can be looked at and not promoted, before and after.
+    """
+    at_seal, at_look = history.policy_in_force(before_seq=seal.seq), history.policy_in_force(before_seq=look_seq)
+    if at_seal is None or at_look is None or at_seal.body.policy != seal.body.policy:
+        return
+    change = compare(bound_policy(history, seal.body.policy), bound_policy(history, at_look.body.policy)).overall
+    if change in ("stricter", "incomparable"):
+        raise ActionRefused(
+            "actions.policy-tightened",
+            f"since the candidate was sealed in entry {seal.seq}, a policy came into force in entry {at_look.seq} that "
+            f"is {change} compared with its own",
+            got=seal.body.policy,
+            expected=at_look.body.policy,
+            fix="seal it again under the policy in force, and gate it under that",
+        )
+
+
 def refuse_if_bad_bundle(history: History) -> None:
     """Raises ``actions.bad-bundle`` while the latest bundle of policies was refused."""
     latest = history.latest_bundle()
@@ -209,7 +232,7 @@ def refuse_if_bad_bundle(history: History) -> None:
             f"the bundle of policies in entry {latest.seq} was refused ({latest.body.reason}), and none after it was "
             "good; the policy in force stays, and nothing is promoted",
             got=latest.body.bundle,
-            fix="find out who sent it, and install a good bundle (stairlock policy install FILE)",
+            fix="find out who sent it, and install a good bundle that was signed since (stairlock policy pack)",
         )
 
 

@@ -1,10 +1,12 @@
 """Installing a signed bundle of policies: verify, unpack, record. Bringing it into force is another action.
 
 A bundle that does not verify changes no file and no policy: the last good one stays in force. But somebody
-sent it, and that is in the log, and nothing is promoted until a good bundle is installed.
+sent it, and that is in the log, and nothing is promoted until a good bundle is installed that was signed
+since: one that was there before could be sent again by anybody. Who sends a bundle again adds no entry,
+and so becomes no author of its policy.
 
-Not covered: a bundle that was kept back; an older good bundle sent again (its policy comes into force only
-as any other: freely if it is no looser, else with approvals).
+Not covered: a bundle that was kept back while nothing is held (its policy comes into force only as any
+other: freely if it is no looser, else with approvals); an author whose clock is wrong.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from guards.actions.policies import record_policy
 from guards.actions.preconditions import refuse_if_halted
+from guards.approval_terms import MAX_CLOCK_SKEW
 from guards.canonical import sha256_bytes
 from guards.durable import move_directory
 from guards.entries import BundleReceived, Logged
 from guards.errors import ActionRefused, SignatureRefused, StairlockError
+from guards.history import History
+from guards.ledger import parse_time, timestamp
 from guards.policy import ResolvedPolicy, resolve_policy
 from guards.policy_bundle import PolicyBundle, read_bundle_envelope, referred_files, verify_bundle
 from guards.roles import Roles, load_roles
@@ -29,8 +35,6 @@ from guards.store import Store
 POLICIES_DIR = "policies"
 AUTHOR_ROLES = ("safety", "governance")
 """Whoever signs a bundle holds one of these."""
-
-_NAME_HEX = 16
 
 Lint = Callable[[ResolvedPolicy], Sequence[str]]
 """What is wrong with a policy, one line each: errors only, no warnings."""
@@ -54,8 +58,10 @@ def install_bundle(store: Store, *, data: bytes, actor: str, lint: Lint, roles: 
     home's roles file.
 
     Raises:
-        ActionRefused: ``actions.bad-bundle``, after it was recorded as refused; ``actions.halted``.
-        SignatureRefused: ``roles.no-file``.
+        ActionRefused: ``actions.bad-bundle``, after it was recorded as refused; ``actions.halted``;
+            while a refused bundle holds promotions, ``actions.old-bundle`` (it was installed before, or
+            signed before that one came) and ``actions.signed-in-future``.
+        SignatureRefused: ``roles.no-file``; ``bundle.other-policy``: the files changed on the way.
     """
     known = load_roles(store.roles_path) if roles is None else roles
     bundle_digest = sha256_bytes(data)
@@ -70,17 +76,7 @@ def install_bundle(store: Store, *, data: bytes, actor: str, lint: Lint, roles: 
             policy = _unpacked(bundle, incoming, lint)
         except StairlockError as refusal:
             message = refusal.message.replace(f"{incoming}/", "")
-            _record(
-                store,
-                actor,
-                BundleReceived(
-                    bundle=bundle_digest,
-                    outcome="refused",
-                    reason=f"[{refusal.rule}] {message}"[:1000],
-                    policy=None,
-                    author=None,
-                ),
-            )
+            _record_refused(store, actor, bundle_digest, f"[{refusal.rule}] {message}"[:1000])
             raise ActionRefused(
                 "actions.bad-bundle",
                 f"the bundle is refused: [{refusal.rule}] {message}",
@@ -89,35 +85,81 @@ def install_bundle(store: Store, *, data: bytes, actor: str, lint: Lint, roles: 
                 fix="the policy in force stays, and nothing is promoted until a good bundle is installed: find out who "
                 "sent this one",
             ) from refusal
-        directory = parent / policy.digest.removeprefix("sha256:")[:_NAME_HEX]
+        with store.read() as history:
+            _refuse_old(history, bundle, store.now())
+        directory = parent / policy.digest.removeprefix("sha256:")
         if directory.exists():
             shutil.rmtree(directory)  # by another bundle with this policy, or half-written
         move_directory(incoming, directory)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     installed = resolve_policy(directory / bundle.policy)
+    if installed.digest != policy.digest:
+        raise _other_policy("the files of the bundle changed while they were installed", installed, policy.digest)
     record_policy(store, policy=installed, actor=actor)
-    entry = _record(
-        store,
-        actor,
-        BundleReceived(
-            bundle=bundle_digest,
-            outcome="installed",
-            reason=f"signed by {bundle.author} at {bundle.time}",
-            policy=installed.digest,
-            author=bundle.author,
-        ),
-    )
+    entry = _record_installed(store, actor, bundle_digest, bundle)
     return InstalledBundle(entry, directory / bundle.policy, installed)
 
 
-def _record(store: Store, actor: str, body: BundleReceived) -> Logged[BundleReceived]:
+def _record_refused(store: Store, actor: str, bundle_digest: str, reason: str) -> Logged[BundleReceived]:
+    body = BundleReceived(
+        bundle=bundle_digest,
+        outcome="refused",
+        reason=reason,
+        policy=None,
+        author=None,
+        signed_time=None,
+        statement_digest=None,
+    )
     with store.write() as transaction:
         latest = transaction.history.latest_bundle()
         if latest is not None and (latest.body.bundle, latest.body.outcome) == (body.bundle, body.outcome):
             return latest
         refuse_if_halted(transaction.history)
         return transaction.append(actor, body)
+
+
+def _record_installed(store: Store, actor: str, bundle_digest: str, bundle: PolicyBundle) -> Logged[BundleReceived]:
+    body = BundleReceived(
+        bundle=bundle_digest,
+        outcome="installed",
+        reason=f"signed by {bundle.author} at {bundle.time}",
+        policy=bundle.policy_digest,
+        author=bundle.author,
+        signed_time=bundle.time,
+        statement_digest=sha256_bytes(bundle.payload()),
+    )
+    with store.write() as transaction:
+        _refuse_old(transaction.history, bundle, transaction.now)
+        existing = transaction.history.installed_bundle(sha256_bytes(bundle.payload()))
+        if existing is not None:
+            return existing
+        refuse_if_halted(transaction.history)
+        return transaction.append(actor, body)
+
+
+def _refuse_old(history: History, bundle: PolicyBundle, now: datetime) -> None:
+    """A hold is lifted by what was signed after it began, and so by somebody who may sign bundles."""
+    held = history.latest_bundle()
+    if held is None or held.body.outcome == "installed":
+        return
+    signed = parse_time(bundle.time)
+    if signed <= held.time or history.installed_bundle(sha256_bytes(bundle.payload())) is not None:
+        raise ActionRefused(
+            "actions.old-bundle",
+            f"the bundle is older than the one that was refused in entry {held.seq}, and anybody could send it again",
+            got=bundle.time,
+            expected=f"a bundle that was signed after {timestamp(held.time)}, and never installed",
+            fix="let its author pack and sign the policy again (stairlock policy pack)",
+        )
+    if signed > now + MAX_CLOCK_SKEW:
+        raise ActionRefused(
+            "actions.signed-in-future",
+            "the bundle was signed in the future",
+            got=bundle.time,
+            expected=f"at most {timestamp(now + MAX_CLOCK_SKEW)}",
+            fix="set the signer's clock, and sign it again",
+        )
 
 
 def _verified(data: bytes, roles: Roles) -> PolicyBundle:
@@ -152,14 +194,13 @@ def _unpacked(bundle: PolicyBundle, folder: Path, lint: Lint) -> ResolvedPolicy:
     referred_files(policy_path, within=folder)
     policy = resolve_policy(policy_path)
     if policy.digest != bundle.policy_digest:
-        raise SignatureRefused(
-            "bundle.other-policy",
-            "the policy in the bundle is not the one that was signed for",
-            got=policy.digest,
-            expected=bundle.policy_digest,
-        )
+        raise _other_policy("the policy in the bundle is not the one that was signed for", policy, bundle.policy_digest)
     problems = lint(policy)
     if problems:
         shown = "; ".join(problems[:3]) + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise SignatureRefused("bundle.lint", f"the policy has errors: {shown}")
     return policy
+
+
+def _other_policy(message: str, got: ResolvedPolicy, expected: str) -> SignatureRefused:
+    return SignatureRefused("bundle.other-policy", message, got=got.digest, expected=expected)

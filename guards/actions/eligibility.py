@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from guards.approval_terms import MAX_CLOCK_SKEW
 from guards.errors import ActionRefused
 from guards.history import History
 from guards.ledger import parse_time, timestamp
 from guards.policy import Approvals
 from guards.roles import Person, Roles
-
-# How far a signer's clock may be ahead of ours.
-MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 
 def refuse_own_work(history: History, person: Person, candidate: str, policy: str, terms: Approvals) -> None:

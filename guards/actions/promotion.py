@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from guards.actions.adopt import refuse_if_bad_bundle, refuse_unless_in_force
+from guards.actions.adopt import refuse_if_bad_bundle, refuse_if_tightened, refuse_unless_in_force
 from guards.actions.outcome import decision_now, evidence_of, read_verdict
 from guards.actions.preconditions import (
     bound_policy,
@@ -76,7 +76,7 @@ def promote(
             ``actions.other-comparison``, ``actions.rejected``, ``actions.rejected-elsewhere``,
             ``actions.fewer-approvals``, ``actions.decision-used``,
             ``actions.evidence-changed``, ``actions.not-approved``, ``actions.not-passed``,
-            ``actions.policy-not-in-force``, ``actions.bad-bundle``.
+            ``actions.policy-not-in-force``, ``actions.policy-tightened``, ``actions.bad-bundle``.
         CheckpointError: the files are not those that were sealed.
         EvidenceError: the evidence is not what was recorded.
     """
@@ -200,8 +200,10 @@ def _authorise(
             got=decision_today.outcome,
             fix="a hold is released by new evidence (another look) or a live waiver",
         )
-    # (7) the policy that binds it was in force when it was sealed, and no bundle of policies was refused since
+    # (7) the policy that binds it was in force when it was sealed, and not tightened before it was looked at;
+    #     and no bundle of policies was refused since
     refuse_unless_in_force(history, seal)
+    refuse_if_tightened(history, seal, look_seq=look.seq)
     refuse_if_bad_bundle(history)
     return _Authorised(
         look=look,

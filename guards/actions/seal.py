@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from guards.actions.adopt import refuse_if_tightened
 from guards.actions.preconditions import (
     bound_policy,
     latest_look,
@@ -120,14 +121,16 @@ def draw_seed(
     itself in ``run``: a look that this run began is returned also when it is decided. Anything
     else is another look, and counts. ``compared_with`` (default: the champion) is for gating two
     checkpoints outside a loop; such a candidate cannot be promoted. A candidate that a policy
-    rejected gets no other look under a policy of that name.
+    rejected gets no other look under a policy of that name; and one that was sealed before the policy was
+    tightened gets no other look under it.
 
     Not covered: a machine whose random source is not random; a caller who stops looks that go
     badly (they stay in the log, undecided, and are counted).
 
     Raises:
         ActionRefused: ``actions.halted``, ``actions.not-sealed``, ``actions.recalled``,
-            ``actions.other-policy``, ``actions.rejected-before``, ``actions.bad-random-source``.
+            ``actions.other-policy``, ``actions.rejected-before``, ``actions.policy-tightened``,
+            ``actions.bad-random-source``.
     """
     with store.write() as transaction:
         history = transaction.history
@@ -169,7 +172,8 @@ def abandon_look(
     Raises:
         ActionRefused: ``actions.no-look``, ``actions.not-sealed``, ``actions.halted``,
             ``actions.recalled``, ``actions.look-closed``, ``actions.other-policy``,
-            ``actions.rejected-before``, ``actions.bad-argument``, ``actions.bad-random-source``.
+            ``actions.rejected-before``, ``actions.policy-tightened``, ``actions.bad-argument``,
+            ``actions.bad-random-source``.
     """
     with store.write() as transaction:
         history = transaction.history
@@ -212,6 +216,7 @@ def _new_look(
 ) -> SeedDrawn:
     name = bound_policy(history, policy).name
     refuse_if_rejected_under(history, candidate, name)
+    refuse_if_tightened(history, sealed(history, candidate))
     seed = source(SEED_BYTES)
     if len(seed) != SEED_BYTES:
         raise ActionRefused("actions.bad-random-source", "the random source gave too little", got=f"{len(seed)} bytes")

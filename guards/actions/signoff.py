@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import permutations
 from typing import Literal
 
 from guards.actions.eligibility import refuse_own_work, refuse_unknown_accounts, refuse_untimely
@@ -27,6 +26,7 @@ from guards.actions.preconditions import (
     refuse_if_recalled,
     sealed,
 )
+from guards.approval_terms import terms_met
 from guards.canonical import sha256_bytes
 from guards.entries import DecisionMade, Logged, SeedDrawn, SignedOff, typed_as
 from guards.errors import ActionRefused, SignatureRefused
@@ -45,14 +45,14 @@ class ApprovalStatus:
     required: int
     approvers: tuple[str, ...]
     rejecters: tuple[str, ...]
-    has_every_role: bool
+    meets_terms: bool
     roles: tuple[str, ...]
     void: tuple[str, ...]
 
     @property
     def is_complete(self) -> bool:
         """True if enough people approved, with every role among them, and nobody who may sign objects."""
-        return not self.rejecters and len(self.approvers) >= self.required and self.has_every_role
+        return not self.rejecters and self.meets_terms
 
     @property
     def summary(self) -> str:
@@ -61,8 +61,8 @@ class ApprovalStatus:
             return f"rejected by {', '.join(self.rejecters)}"
         given = f"{len(self.approvers)} of {self.required} approvals"
         names = f" ({', '.join(self.approvers)})" if self.approvers else ""
-        roles = () if self.has_every_role else (f"each of {', '.join(self.roles)} needs a person of its own",)
-        return "; ".join((f"{given}{names}", *roles, *self.void))
+        roles = f"each of {', '.join(self.roles)} needs a person of its own" if self.roles else ""
+        return "; ".join(part for part in (f"{given}{names}", "" if self.meets_terms else roles, *self.void) if part)
 
 
 def draft_statement(
@@ -191,7 +191,7 @@ def approval_status(history: History, look: Logged[SeedDrawn], roles: Roles | No
         required=terms.required,
         approvers=tuple(person.id for person in approvers),
         rejecters=tuple(rejecters),
-        has_every_role=_has_every_role(approvers, terms),
+        meets_terms=terms_met(terms, [frozenset(person.roles) for person in approvers]),
         roles=terms.roles,
         void=tuple(void),
     )
@@ -229,14 +229,6 @@ def _latest_by_person(signoffs: Sequence[Logged[SignedOff]]) -> list[Logged[Sign
     ordered = sorted(signoffs, key=lambda item: (item.body.signed_time, item.body.decision == "reject"))
     latest = {item.body.person: item for item in ordered}
     return sorted(latest.values(), key=lambda item: item.seq)
-
-
-def _has_every_role(approvers: Sequence[Person], terms: Approvals) -> bool:
-    """True if the roles can be given to different approvers who have them."""
-    return any(
-        all(role in person.roles for role, person in zip(terms.roles, chosen, strict=True))
-        for chosen in permutations(approvers, len(terms.roles))
-    )
 
 
 def _still_approves(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guards.canonical import sha256_bytes
-from guards.entries import Body, BundleReceived, Logged, PolicyInForce, PolicySignedOff
+from guards.entries import Body, BundleReceived, Logged, PolicyInForce, PolicySignedOff, SeedDrawn
 from guards.errors import SignatureRefused, StairlockError
-from guards.ledger import timestamp
+from guards.ledger import parse_time, timestamp
 from guards.policy_approvals import count_approvals, untimeliness
 from guards.policy_order import compare
 from guards.policy_signing import unverified_policy_statement, verify_policy_statement
@@ -53,14 +53,18 @@ def check_policy_in_force(past: Past, entry: Logged[Body], body: PolicyInForce) 
     require_same(entry, "policy in force", body.replaces, past.adoptions.current)
     if body.policy == body.replaces:
         raise not_allowed(entry, "this policy was in force already", got=body.policy)
+    _refuse_after_bad_bundle(past, entry)
     if body.replaces is None:
         require_same(entry, "change", body.change, "first")
         require_same(entry, "set of approvers", body.approvers, ())
         return
     old = past.policies[body.replaces]
     comparison = compare(old, new)
-    require_same(entry, "change", body.change, comparison.overall)
-    if not comparison.needs_approvals or old.approvals.required == 0:
+    if body.change == "first":
+        raise not_allowed(entry, "a policy was in force already", got=body.change, expected=comparison.overall)
+    # Another version may know of more edits that they are no looser; whichever asks for approvals gets them.
+    needs_approvals = comparison.needs_approvals or body.change in ("looser", "incomparable")
+    if not needs_approvals or old.approvals.required == 0:
         require_same(entry, "set of approvers", body.approvers, ())
         return
     authors = (*past.adoptions.authors[body.policy], entry.actor)
@@ -84,11 +88,40 @@ def check_policy_in_force(past: Past, entry: Logged[Body], body: PolicyInForce) 
 
 
 def check_bundle(past: Past, entry: Logged[Body], body: BundleReceived) -> None:
-    """An installed bundle brought a policy that is recorded, and has an author; a refused one brought none."""
+    """An installed bundle brought a policy that is recorded, and has an author; a refused one brought none.
+
+    What lifts the hold of a refused one was signed after that came.
+    """
     if body.outcome == "refused":
         require_same(entry, "policy", body.policy, None)
-    elif body.policy is None or body.author is None or body.policy not in past.policies:
+        require_same(entry, "statement", body.statement_digest, None)
+        return
+    if body.policy is None or body.author is None or body.policy not in past.policies:
         raise not_allowed(entry, "it brought no policy that was recorded before, or is nobody's", got=body.policy)
+    if body.signed_time is None or body.statement_digest is None:
+        raise not_allowed(entry, "it does not say what was signed, and when", got=body.bundle)
+    if body.statement_digest in past.adoptions.bundles:
+        raise not_allowed(entry, "this bundle was installed before", got=body.statement_digest)
+    held = past.adoptions.refused_bundle
+    if held is not None and parse_time(body.signed_time) <= held.time:
+        raise not_allowed(
+            entry,
+            f"it was signed before the bundle of entry {held.seq} was refused",
+            got=body.signed_time,
+            expected=f"after {timestamp(held.time)}",
+        )
+
+
+def check_seed_policy(past: Past, entry: Logged[Body], body: SeedDrawn) -> None:
+    """No policy came since the seal that may refuse what the candidate's own passes, where that was in force."""
+    current, at_seal = past.adoptions.current, past.adoptions.at_seals[body.candidate][-1]
+    if current is None or at_seal != body.policy:
+        return
+    change = compare(past.policies[body.policy], past.policies[current]).overall
+    if change in ("stricter", "incomparable"):
+        raise not_allowed(
+            entry, f"a policy that is {change} came into force after its seal", got=body.policy, expected=current
+        )
 
 
 def check_binding_policy(past: Past, entry: Logged[Body], candidate: str, policy: str) -> None:
@@ -96,11 +129,7 @@ def check_binding_policy(past: Past, entry: Logged[Body], candidate: str, policy
 
     Where the candidate was sealed before, the policy is no looser than what was in force at those times.
     """
-    if past.adoptions.refused_bundle_seq is not None:
-        raise not_allowed(
-            entry,
-            f"the bundle of policies in entry {past.adoptions.refused_bundle_seq} was refused, and no later one was good",
-        )
+    _refuse_after_bad_bundle(past, entry)
     at_seals = past.adoptions.at_seals[candidate]
     for number, then in enumerate(at_seals, start=1):
         if then == policy:
@@ -113,6 +142,12 @@ def check_binding_policy(past: Past, entry: Logged[Body], candidate: str, policy
                 got=policy,
                 expected=then,
             )
+
+
+def _refuse_after_bad_bundle(past: Past, entry: Logged[Body]) -> None:
+    held = past.adoptions.refused_bundle
+    if held is not None:
+        raise not_allowed(entry, f"the bundle of policies in entry {held.seq} was refused, and no later one was good")
 
 
 def _envelope(entry: Logged[Body], body: PolicySignedOff) -> Envelope:

@@ -36,7 +36,8 @@ class AdoptionsSoFar:
 
     ``in_force`` has every policy that came into force, and the number of the entry; ``authors`` who
     recorded, packed or adopted a policy; ``signoffs`` what was signed about a policy, by its digest;
-    ``at_seals`` what was in force at each seal of a candidate, in the order of its seals.
+    ``at_seals`` what was in force at each seal of a candidate, in the order of its seals; ``bundles`` what
+    was signed in the good bundles; ``refused_bundle`` is the entry by which everything is held.
     """
 
     in_force: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
@@ -44,7 +45,8 @@ class AdoptionsSoFar:
     signoffs: defaultdict[str, Signed] = field(default_factory=_signed)
     statements: set[str] = field(default_factory=set[str])
     at_seals: defaultdict[str, list[str | None]] = field(default_factory=_at_seals)
-    refused_bundle_seq: int | None = None
+    bundles: set[str] = field(default_factory=set[str])
+    refused_bundle: Logged[Body] | None = None
 
     @property
     def current(self) -> str | None:
@@ -63,9 +65,11 @@ class AdoptionsSoFar:
                 self.authors[body.policy].append(entry.actor)
                 self.in_force.append((entry.seq, body.policy))
             case BundleReceived() as body:
-                self.refused_bundle_seq = entry.seq if body.outcome == "refused" else None
+                self.refused_bundle = entry if body.outcome == "refused" else None
                 if body.outcome == "installed" and body.policy is not None:
                     self.authors[body.policy] += [entry.actor, *(() if body.author is None else (body.author,))]
+                if body.statement_digest is not None:
+                    self.bundles.add(body.statement_digest)
             case Sealed() as body:
                 self.at_seals[body.candidate].append(self.current)
             case _:

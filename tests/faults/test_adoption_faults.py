@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from guards import actions
+from guards.actions import seal
 from guards.canonical import sha256_bytes
 from guards.errors import ActionRefused
 from guards.policy import ResolvedPolicy, resolve_policy
@@ -193,10 +195,97 @@ def test_a_policy_that_was_in_force_once_does_not_bind_what_is_sealed_later(worl
     assert unchanged(world, lambda: world.promote("one")) == "actions.policy-not-in-force"
 
 
-def test_what_was_sealed_before_a_tightening_keeps_its_policy(world: World):
+def test_what_was_looked_at_before_a_tightening_keeps_its_policy(world: World):
     ready(world, "one")
     adopt(world, edit(world, STRICTER))
     world.promote("one")
+    world.store.verify(roles=[world.roles])
+
+
+def test_a_seal_is_no_store_of_older_terms(sandbox: World):
+    """Sealed where nobody had to approve, and looked at when two people have to."""
+    candidate = sandbox.seal("one")
+    attended = edit(sandbox, approvals={"required": 2, "roles": ["reviewer", "safety"]})
+    adopt(sandbox, attended)
+    assert unchanged(sandbox, lambda: sandbox.draw(candidate)) == "actions.policy-tightened"
+    go_on_under(sandbox, attended)
+    sandbox.seal("one", reseal=True)
+    sandbox.gate(candidate)
+    assert unchanged(sandbox, lambda: sandbox.promote("one")) == "actions.not-approved"
+    for signer in ("ana", "bo"):
+        sandbox.sign(candidate, signer)
+    assert not sandbox.promote("one").body.unattended
+    sandbox.store.verify(roles=[sandbox.roles])
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({"gate": STRICTER}, True),
+        ({"gate": LOOSER}, False),
+        ({"gate": LOOSER, "second": STRICTER}, True),
+        ({"gate": {"description": "in other words"}}, False),
+        ({"name": "fresh"}, True),
+    ],
+)
+def test_a_new_look_after_an_edit(sandbox: World, changes: dict[str, Any], is_refused: bool):
+    """Refused unless whatever its own policy passes, the one in force passes too."""
+    candidate = sandbox.seal("one")
+    adopt(sandbox, edit(sandbox, **changes))
+    if is_refused:
+        assert unchanged(sandbox, lambda: sandbox.draw(candidate)) == "actions.policy-tightened"
+        return
+    sandbox.gate(candidate)
+    sandbox.promote("one")
+    sandbox.store.verify(roles=[sandbox.roles])
+
+
+def test_another_look_after_a_tightening_is_under_the_tighter_policy(world: World):
+    candidate = world.seal("one")
+    world.gate(candidate, "inconclusive")
+    adopt(world, edit(world, STRICTER))
+    assert unchanged(world, lambda: world.draw(candidate)) == "actions.policy-tightened"
+
+
+def test_a_look_that_is_given_up_after_a_tightening_is_not_begun_again(world: World):
+    candidate = world.seal("one")
+    draw = world.draw(candidate)
+    world.record_all_evidence(draw)
+    adopt(world, edit(world, STRICTER))
+    assert world.draw(candidate) == draw  # the same look goes on
+    give_up = lambda: actions.abandon_look(world.store, candidate=candidate, reason="other code", actor="sam")  # noqa: E731
+    assert unchanged(world, give_up) == "actions.policy-tightened"
+
+
+def test_a_policy_that_is_in_force_again_binds_as_before(world: World):
+    world.roles = world.roles.model_copy(update={"services": ("runner",)})
+    candidate, first = world.seal("one"), world.policy
+    adopt(world, edit(world, STRICTER))
+    adopted_with_approvals(world, first)
+    world.gate(candidate)
+    for signer in ("ana", "bo"):
+        world.sign(candidate, signer)
+    world.promote("one")
+
+
+def test_what_is_never_promoted_may_be_looked_at_under_any_policy(world: World):
+    """A checkpoint of one's own, gated under a policy that was only recorded."""
+    go_on_under(world, edit(world, LOOSER))
+    candidate = world.seal("one")
+    adopt(world, edit(world, STRICTER))
+    world.gate(candidate)
+    assert unchanged(world, lambda: world.promote("one")) in ("actions.not-approved", "actions.policy-not-in-force")
+
+
+def test_an_older_log_in_which_a_look_began_after_a_tightening_promotes_nothing(
+    sandbox: World, monkeypatch: pytest.MonkeyPatch
+):
+    candidate = sandbox.seal("one")
+    adopt(sandbox, edit(sandbox, STRICTER))
+    with monkeypatch.context() as older:
+        older.setattr(seal, "refuse_if_tightened", lambda *_: None)
+        sandbox.gate(candidate)
+    assert rule_of(lambda: sandbox.promote("one")) == "actions.policy-tightened"
 
 
 def test_edits_that_are_each_incomparable_need_approvals_each(world: World):
@@ -321,6 +410,21 @@ def test_an_approver_who_has_lost_the_role(world: World):
     sign_edit(world, looser, "ana", "bo")
     with_person(world, "bo", "reviewer")
     assert unchanged(world, lambda: adopt(world, looser)) == "actions.looser-policy"
+
+
+def test_an_approver_who_is_left_with_no_role_is_none(world: World):
+    """Cy signed as governance, and reviews now: no role in common, whichever roles the policy asks for."""
+    three = {"approvals": {"required": 3, "roles": ["reviewer", "safety"]}}
+    adopt(world, edit(world, **three))
+    looser = edit(world, LOOSER, **three)
+    sign_edit(world, looser, "ana", "bo", "cy")
+    with_person(world, "cy", "reviewer")
+    with pytest.raises(ActionRefused) as refusal:
+        adopt(world, looser)
+    assert "2 of 3 approvals (ana, bo)" in refusal.value.message
+    assert "cy's approval does not count" in refusal.value.message
+    with_person(world, "cy", "governance")
+    assert adopt(world, looser).body.approvers == ("ana", "bo", "cy")
 
 
 def test_an_approver_who_got_the_role_after_signing(world: World):

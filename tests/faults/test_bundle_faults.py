@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from guards import actions
+from guards.actions import bundles
 from guards.actions.bundles import InstalledBundle
+from guards.actions.eligibility import policy_authors
 from guards.canonical import canonical_bytes, sha256_bytes
+from guards.durable import move_directory
 from guards.entries import BundleReceived
 from guards.errors import ActionRefused, StairlockError
+from guards.ledger import timestamp
 from guards.policy import ResolvedPolicy
 from guards.policy_bundle import BUNDLE_PAYLOAD_TYPE, MAX_BUNDLE_BYTES, PolicyBundle, pack_policy, sign_bundle
 from guards.signing import sign_payload
@@ -25,11 +29,29 @@ from tests.store_world import GATES, World, rule_of
 TIME = "2026-11-24T05:00:00.000000Z"
 
 
-def bundle_of(world: World, gate: dict[str, Any] | None = None, *, author: str = "cy") -> PolicyBundle:
+def bundle_of(
+    world: World, gate: dict[str, Any] | None = None, *, author: str = "cy", time: str = TIME
+) -> PolicyBundle:
     """The world's policy with other values in its first gate, packed by its author."""
     where = world.base / f"packed-{len(list(world.base.glob('packed-*')))}"
     policy = make_policy(where, {**GATES[0], **(gate or STRICTER)}, GATES[1], planned=8)
-    return pack_policy(policy.source, author=author, time=TIME)
+    return pack_policy(policy.source, author=author, time=time)
+
+
+def held_world(world: World) -> None:
+    """A candidate waits for nothing but its promotion, and a bad bundle holds it, since a minute after TIME."""
+    candidate = world.seal("one")
+    world.gate(candidate)
+    world.sign(candidate, "ana")
+    world.sign(candidate, "bo")
+    world.clock.advance(minutes=1)
+    assert refused(world, b"not a bundle") == "bundle.bad-envelope"
+    world.clock.advance(minutes=1)
+
+
+def authors(world: World, policy: ResolvedPolicy) -> tuple[str, ...]:
+    with world.store.read() as history:
+        return policy_authors(history, policy.digest)
 
 
 def signed(world: World, body: dict[str, Any], key: str = "cy", payload_type: str = BUNDLE_PAYLOAD_TYPE) -> bytes:
@@ -101,15 +123,70 @@ def test_a_policy_with_item_files_and_suites_elsewhere_is_packed_whole(tmp_path:
 
 
 def test_a_bad_bundle_holds_promotions_until_a_good_one_comes(world: World):
-    candidate = world.seal("one")
-    world.gate(candidate)
-    world.sign(candidate, "ana")
-    world.sign(candidate, "bo")
-    assert refused(world, b"not a bundle") == "bundle.bad-envelope"
+    held_world(world)
     assert rule_of(lambda: world.promote("one")) == "actions.bad-bundle"
-    install(world, sign_bundle(bundle_of(world), world.keys["cy"]))
+    install(world, sign_bundle(bundle_of(world, time=timestamp(world.clock.now)), world.keys["cy"]))
     world.promote("one")
     world.store.verify(roles=[world.roles])
+
+
+def test_a_good_bundle_that_was_installed_before_lifts_no_hold(world: World):
+    """Also where its author's clock was ahead, and whatever was done to the bytes around what was signed."""
+    ahead = bundle_of(world, time="2026-11-24T05:04:00.000000Z")
+    old = sign_bundle(ahead, world.keys["cy"])
+    install(world, old)
+    held_world(world)
+    for data in (old, old + b"\n"):
+        before = world.store.verify()
+        assert rule_of(lambda data=data: install(world, data)) == "actions.old-bundle"
+        assert world.store.verify() == before
+    assert rule_of(lambda: world.promote("one")) == "actions.bad-bundle"
+
+
+@pytest.mark.parametrize(
+    ("time", "rule"),
+    [
+        (TIME, "actions.old-bundle"),
+        ("2026-11-24T05:01:00.000000Z", "actions.old-bundle"),  # when the bad one came
+        ("2026-11-24T05:07:00.000001Z", "actions.signed-in-future"),
+    ],
+)
+def test_a_bundle_that_was_not_signed_since_lifts_no_hold(world: World, time: str, rule: str):
+    kept_back = sign_bundle(bundle_of(world, time=time), world.keys["cy"])
+    held_world(world)
+    before, files = world.store.verify(), sorted((world.store.home / "policies").rglob("*"))
+    assert rule_of(lambda: install(world, kept_back)) == rule
+    assert (world.store.verify(), sorted((world.store.home / "policies").rglob("*"))) == (before, files)
+
+
+@pytest.mark.parametrize("time", ["2026-11-24T05:01:00.000001Z", "2026-11-24T05:07:00.000000Z"])
+def test_a_bundle_that_was_signed_since_lifts_the_hold(world: World, time: str):
+    held_world(world)
+    install(world, sign_bundle(bundle_of(world, time=time), world.keys["cy"]))
+    world.promote("one")
+
+
+def test_no_policy_comes_into_force_while_a_bad_bundle_holds(world: World):
+    stricter = edit(world, STRICTER)
+    held_world(world)
+    assert rule_of(lambda: adopt(world, stricter)) == "actions.bad-bundle"
+    assert adopt(world, world.policy).body.policy == world.policy.digest  # it is in force already
+    install(world, sign_bundle(bundle_of(world, time=timestamp(world.clock.now)), world.keys["cy"]))
+    adopt(world, stricter)
+    world.store.verify(roles=[world.roles])
+
+
+def test_who_installs_a_bundle_again_is_no_author(world: World):
+    looser = sign_bundle(bundle_of(world, LOOSER, author="cy"), world.keys["cy"])
+    first = install(world, looser)
+    install(world, sign_bundle(bundle_of(world), world.keys["cy"]))  # another one in between
+    world.roles = world.roles.model_copy(update={"services": ("runner",)})
+    sign_edit(world, first.policy, "ana", "bo")
+    for data in (looser, looser + b"\n"):
+        again = actions.install_bundle(world.store, data=data, actor="ana", lint=lambda _: [], roles=world.roles)
+        assert again.entry == first.entry
+    assert authors(world, first.policy) == ("runner", "cy")
+    assert adopt(world, first.policy, actor="runner").body.approvers == ("ana", "bo")
 
 
 def test_a_looser_bundle_waits_for_approvals_as_any_edit(world: World):
@@ -168,13 +245,49 @@ def test_another_suite_than_the_one_that_was_signed_for(world: World):
 
 @pytest.mark.parametrize(
     "path",
-    ["../outside.yaml", "/etc/outside.yaml", "a/../../outside.yaml", ".hidden", "a//b", "a\\b", "", "a/.git/config"],
+    [
+        "../outside.yaml",
+        "/etc/outside.yaml",
+        "a/../../outside.yaml",
+        ".hidden",
+        "a//b",
+        "a\\b",
+        "",
+        "a/.git/config",
+        "n" * 256,
+        f"a/{'n' * 256}/b",
+    ],
 )
 def test_a_path_that_leads_out(world: World, path: str):
     bundle = changed(bundle_of(world))
     bundle["files"][path] = file("x")
     assert refused(world, signed(world, bundle)) == "bundle.bad-content"
     assert not (world.store.home / "outside.yaml").exists()
+
+
+def test_the_longest_name_that_a_disk_can_hold(world: World):
+    bundle = changed(bundle_of(world))
+    bundle["files"]["n" * 255] = file("x")
+    assert (install(world, signed(world, bundle)).path.parent / ("n" * 255)).read_text() == "x"
+
+
+def test_each_policy_has_a_folder_of_its_own(world: World):
+    """Its whole digest: a beginning of it can be shared by two policies, on purpose."""
+    installed = install(world, sign_bundle(bundle_of(world), world.keys["cy"]))
+    folder = installed.path.relative_to(world.store.home / "policies").parts[0]
+    assert f"sha256:{folder}" == installed.policy.digest
+
+
+def test_files_that_change_on_the_way(world: World, monkeypatch: pytest.MonkeyPatch):
+    def move(source: Path, target: Path) -> None:
+        move_directory(source, target)
+        path = target / "policy.yaml"
+        path.write_text(path.read_text().replace('"margin": 0.05', '"margin": 0.5'))
+
+    monkeypatch.setattr(bundles, "move_directory", move)
+    before = world.store.verify()
+    assert rule_of(lambda: install(world, sign_bundle(bundle_of(world), world.keys["cy"]))) == "bundle.other-policy"
+    assert world.store.verify() == before
 
 
 @pytest.mark.parametrize("path", ["Policy.yaml", "policy.yaml/below"])

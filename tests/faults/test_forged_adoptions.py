@@ -106,8 +106,31 @@ class Story:
             roles_digest=self.world.roles.digest,
         )
 
-    def promoted(self, name: str) -> list[Body]:
-        """A decision to promote, and the promotion."""
+    def bundle(self, **changes: Any) -> BundleReceived:
+        """A good bundle of the stricter policy, signed now."""
+        body = {
+            "bundle": DIGEST,
+            "outcome": "installed",
+            "reason": "good",
+            "policy": self.stricter,
+            "author": "cy",
+            "signed_time": self.entries[-1].entry.time,
+            "statement_digest": DIGEST,
+        }
+        return BundleReceived.model_validate(body | changes)
+
+    def bad_bundle(self, **changes: Any) -> BundleReceived:
+        nothing = dict.fromkeys(("policy", "author", "signed_time", "statement_digest"))
+        return self.bundle(**(nothing | {"outcome": "refused", "reason": "bad"} | changes))
+
+    def seed(self, name: str) -> SeedDrawn:
+        """Another look at a candidate."""
+        latest = self.last(SeedDrawn, candidate=self.world.checkpoint(name)).body
+        n_looks = max(entry.body.look for entry in self.entries if isinstance(entry.body, SeedDrawn))
+        return latest.model_copy(update={"look": n_looks + 1})
+
+    def promoted(self, name: str, *, n_before: int = 0) -> list[Body]:
+        """A decision to promote, and the promotion; ``n_before`` entries are forged before them."""
         candidate = self.world.checkpoint(name)
         look = self.last(SeedDrawn, candidate=candidate)
         held = self.last(DecisionMade, candidate=candidate).body
@@ -117,7 +140,7 @@ class Story:
             policy=held.policy,
             evidence=held.evidence,
             look_seq=look.seq,
-            decision_seq=len(self.entries),
+            decision_seq=len(self.entries) + n_before,
             champion_before=look.body.champion,
             approvers=("ana", "bo"),
             unattended=False,
@@ -163,12 +186,27 @@ ALLOWED: dict[str, Forgery] = {
         s.signoff("bo"),
         s.adoption(s.looser, approvers=("ana", "bo")),
     ],
+    "a looser policy that two people approve, by another version's word for it": lambda s: [
+        s.signoff("bo"),
+        s.adoption(s.looser, change="incomparable", approvers=("ana", "bo")),
+    ],
+    "a stricter policy that an older version could not compare, and that two people approve": lambda s: [
+        s.signoff("ana", new=s.stricter),
+        s.signoff("bo", new=s.stricter),
+        s.adoption(s.stricter, change="incomparable", approvers=("ana", "bo")),
+    ],
+    "a stricter policy that another version found the same": lambda s: [s.adoption(s.stricter, change="same")],
     "a promotion under the policy in force": lambda s: s.promoted("ready"),
     "a promotion after the policy was tightened": lambda s: [*s.promoted("ready")[:1], s.promoted("ready")[1]],
     "a sign-off while halted": lambda s: [Halted(reason="why"), s.signoff("bo")],
-    "a bundle of a recorded policy": lambda s: [
-        BundleReceived(bundle=DIGEST, outcome="installed", reason="good", policy=s.stricter, author="cy")
+    "a bundle of a recorded policy": lambda s: [s.bundle()],
+    "a bundle that was signed after a bad one": lambda s: [
+        s.bad_bundle(),
+        s.bundle(signed_time="2026-11-24T05:00:00.000001Z"),
+        *s.promoted("ready", n_before=2),
     ],
+    "another look": lambda s: [s.seed("ready")],
+    "another look after a tightening, at what is never promoted": lambda s: [s.adoption(s.stricter), s.seed("unbound")],
 }
 
 FORGERIES: dict[str, Forgery] = {
@@ -194,6 +232,10 @@ FORGERIES: dict[str, Forgery] = {
         s.adoption(s.strict, replaces=s.looser),
         s.adoption(s.looser, approvers=("ana", "bo")),
     ],
+    "a stricter policy that is called looser, and that nobody approves": lambda s: [
+        s.adoption(s.stricter, change="looser")
+    ],
+    "a stricter policy that is called the first": lambda s: [s.adoption(s.stricter, change="first")],
     "a stricter policy with approvers": lambda s: [s.adoption(s.stricter, approvers=("ana",))],
     "the policy in force again": lambda s: [s.adoption(s.strict, change="same")],
     "an unknown policy": lambda s: [s.adoption(DIGEST)],
@@ -211,19 +253,21 @@ FORGERIES: dict[str, Forgery] = {
     ],
     "a sign-off by another person than its envelope": lambda s: [s.signoff("bo").model_copy(update={"person": "cy"})],
     "a sign-off that is no envelope": lambda s: [s.signoff("bo").model_copy(update={"envelope": "no"})],
-    "a bundle of an unknown policy": lambda s: [
-        BundleReceived(bundle=DIGEST, outcome="installed", reason="good", policy=DIGEST, author="cy")
-    ],
-    "a bundle of nobody": lambda s: [
-        BundleReceived(bundle=DIGEST, outcome="installed", reason="good", policy=s.stricter, author=None)
-    ],
-    "a refused bundle that brought a policy": lambda s: [
-        BundleReceived(bundle=DIGEST, outcome="refused", reason="bad", policy=s.stricter, author=None)
-    ],
+    "a bundle of an unknown policy": lambda s: [s.bundle(policy=DIGEST)],
+    "a bundle of nobody": lambda s: [s.bundle(author=None)],
+    "a bundle of no time": lambda s: [s.bundle(signed_time=None)],
+    "a bundle of nothing that was signed": lambda s: [s.bundle(statement_digest=None)],
+    "a bundle twice": lambda s: [s.bundle(), s.bundle()],
+    "a bundle twice, in other bytes": lambda s: [s.bundle(), s.bundle(bundle=s.stricter)],
+    "a refused bundle that brought a policy": lambda s: [s.bad_bundle(policy=s.stricter)],
+    "a refused bundle that was signed": lambda s: [s.bad_bundle(statement_digest=DIGEST)],
+    "a bundle that is as old as the bad one": lambda s: [s.bad_bundle(), s.bundle()],
+    "a policy after a bad bundle": lambda s: [s.bad_bundle(), s.adoption(s.stricter)],
+    "another look after a tightening": lambda s: [s.adoption(s.stricter), s.seed("ready")],
     "a promotion under a policy that was not in force at the seal": lambda s: s.promoted("unbound"),
     "a promotion after a bad bundle": lambda s: [
         *s.promoted("ready")[:1],
-        BundleReceived(bundle=DIGEST, outcome="refused", reason="bad", policy=None, author=None),
+        s.bad_bundle(),
         s.promoted("ready")[1],
     ],
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -19,7 +19,7 @@ from guards.evidence import Frozen
 from guards.gates.alpha import LookPlan, alpha_of_look
 from guards.policy import UNATTENDED, Policy, resolve_policy
 from guards.policy_cases import run_case
-from guards.policy_counterexamples import as_recorded, with_counterexamples
+from guards.policy_counterexamples import Search, as_recorded, with_counterexamples
 from guards.policy_order import DIRECTIONS, Order, combined, compare
 
 SUITE = "sha256:" + "1" * 64
@@ -103,6 +103,11 @@ def with_gate(name: str, **changes: Any) -> Policy:
     """The policy with other values in one gate; ``None`` takes a key away."""
     changed = {key: value for key, value in {**GATES[name], **changes}.items() if value is not None}
     return policy(gates=[changed if key == name else gate for key, gate in GATES.items()])
+
+
+def short_id(value: object) -> str:
+    """A test's name from the keys that it changes."""
+    return "-".join(value) if isinstance(value, dict) else str(value)
 
 
 # Every field has a direction
@@ -211,7 +216,7 @@ SAME: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("gate", "changes"), STRICTER, ids=str)
+@pytest.mark.parametrize(("gate", "changes"), STRICTER, ids=short_id)
 def test_an_edit_that_is_stricter_is_looser_the_other_way_round(gate: str, changes: dict[str, Any]):
     edited = with_gate(gate, **changes)
     assert compare(policy(), edited).overall == "stricter"
@@ -221,7 +226,7 @@ def test_an_edit_that_is_stricter_is_looser_the_other_way_round(gate: str, chang
     assert {item.gate for item in back.items} == {GATES[gate]["id"]}
 
 
-@pytest.mark.parametrize(("gate", "changes"), INCOMPARABLE, ids=str)
+@pytest.mark.parametrize(("gate", "changes"), INCOMPARABLE, ids=short_id)
 def test_an_edit_that_cannot_be_compared_needs_approvals_both_ways(gate: str, changes: dict[str, Any]):
     edited = with_gate(gate, **changes)
     for change in (compare(policy(), edited), compare(edited, policy())):
@@ -230,9 +235,19 @@ def test_an_edit_that_cannot_be_compared_needs_approvals_both_ways(gate: str, ch
         assert change.of_gate(GATES[gate]["id"]) == "incomparable"
 
 
-@pytest.mark.parametrize(("gate", "changes"), SAME, ids=str)
+@pytest.mark.parametrize(("gate", "changes"), SAME, ids=short_id)
 def test_an_edit_that_decides_nothing_is_the_same(gate: str, changes: dict[str, Any]):
     assert compare(policy(), with_gate(gate, **changes)).overall == "same"
+
+
+@pytest.mark.parametrize("is_same_file", [True, False])
+def test_an_edited_suite_with_the_same_item_file_says_so(is_same_file: bool):
+    old = policy(items={"refusal": [SUITE]})
+    edited = {**BODY["suites"], "refusal": "sha256:" + "2" * 64}
+    new = policy(suites=edited, items={"refusal": [SUITE if is_same_file else "sha256:" + "3" * 64]})
+    (item,) = (one for one in compare(old, new).items if one.where == "suites.refusal")
+    assert item.change == "incomparable"
+    assert item.why.startswith("the same item file, so that its reads count on") == is_same_file
 
 
 TOP_LEVEL: list[tuple[dict[str, Any], Order]] = [
@@ -273,7 +288,7 @@ TOP_LEVEL: list[tuple[dict[str, Any], Order]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "order"), TOP_LEVEL, ids=str)
+@pytest.mark.parametrize(("changes", "order"), TOP_LEVEL, ids=short_id)
 def test_edits_at_the_top(changes: dict[str, Any], order: Order):
     assert compare(policy(), policy(**changes)).overall == order
 
@@ -350,7 +365,7 @@ CHANGES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     },
     "contamination": {"ngram": st.integers(5, 20)},
     "budget": {
-        "max_cycles_without_person": st.integers(0, 5),
+        "max_cycles_without_person": st.integers(1, 5),
         "max_cost_s": st.integers(1, 5),
         "max_tokens_trained": st.integers(1, 5),
     },
@@ -443,6 +458,27 @@ def test_what_is_called_stricter_never_passes_what_the_other_does_not(
         assert passed[1] or not passed[0], "NEW is called looser, and does not pass what OLD does"
 
 
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(edit=gate_edits())
+def test_no_counterexample_is_found_to_what_is_called_stricter(edit: tuple[dict[str, Any], dict[str, Any]]):
+    """Evidence at the boundary of what NEW passes, which random evidence seldom hits."""
+    old, new = (policy(gates=[gate], looks={"planned": 2}, holdouts={}) for gate in edit)
+    if compare(old, new).overall == "looser":
+        old, new = new, old
+    assume(compare(old, new).overall == "stricter")
+    assert Search(old, new, n_items=(60,)).of_gate(old.gates[0].id) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gate", "changes"), STRICTER, ids=short_id)
+def test_no_counterexample_is_found_to_a_stricter_edit(gate: str, changes: dict[str, Any]):
+    edited = {key: value for key, value in {**GATES[gate], **changes}.items() if value is not None}
+    old, new = (policy(gates=[one], looks={"planned": 2}, holdouts={}) for one in (GATES[gate], edited))
+    assert compare(old, new).overall == "stricter"
+    assert Search(old, new, n_items=(60,)).of_gate(GATES[gate]["id"]) is None
+
+
 @st.composite
 def look_plans(draw: st.DrawFn) -> LookPlan:
     spending = draw(st.sampled_from(["even", "pocock", "obrien-fleming", "unbounded"]))
@@ -492,7 +528,7 @@ def test_a_smaller_alpha_leaves_no_look_more_of_it(plan: LookPlan, earlier: list
         ("all", {"gates": [{**EVAL, "id": "all-a", "margin": 0.3}, {**LEVEL, "id": "all-b"}]}),
         ("if", {"then": {**EVAL, "id": "if-then", "margin": 0.3}}),
     ],
-    ids=str,
+    ids=short_id,
 )
 def test_a_looser_gate_has_a_counterexample_that_both_policies_agree_on(gate: str, changes: dict[str, Any]):
     old = policy(gates=[GATES[gate]], holdouts={})
@@ -529,7 +565,7 @@ def test_a_gate_that_is_gone_has_a_counterexample(name: str):
         {"holdouts": {"refusal": {"reads": 9}}},
         {"holdouts": {}},
     ],
-    ids=str,
+    ids=short_id,
 )
 def test_an_edit_of_looks_or_holdouts_has_a_counterexample(changes: dict[str, Any]):
     old, new = policy(gates=[EVAL]), policy(gates=[EVAL], **changes)

@@ -118,6 +118,17 @@ def test_a_signature_that_does_not_count_takes_nothing_from_those_that_do():
     assert "1 of 2 signatures" in found.summary and "cy's signature does not count" in found.summary
 
 
+def test_who_has_lost_every_role_that_they_signed_with_is_not_counted():
+    def without_cy(one: WaiverSigned) -> frozenset[str]:
+        return frozenset() if one.person == "cy" else frozenset(one.roles)
+
+    three, nobody = TERMS.model_copy(update={"required": 3}), Approvals(required=0, unattended=UNATTENDED)
+    (found,) = standing(signed("ana"), signed("bo"), signed("cy"), roles_of=without_cy, terms=three)
+    assert not found.is_live
+    assert "2 of 3 signatures" in found.summary and "cy's signature does not count" in found.summary
+    assert not is_live(signed("cy"), roles_of=without_cy, terms=nobody)
+
+
 # About exactly this
 
 
