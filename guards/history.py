@@ -152,6 +152,11 @@ class History:
         """The last bundle of policies that somebody installed, or tried to."""
         return self._last(BundleReceived, state.bundles)
 
+    def installed_bundle(self, statement_digest: str) -> Logged[BundleReceived] | None:
+        """The entry of a good bundle, by what was signed in it."""
+        installed = self._all(BundleReceived, state.bundles, outcome="installed")
+        return next((item for item in installed if item.body.statement_digest == statement_digest), None)
+
     def bundles_of(self, policy_digest: str) -> tuple[Logged[BundleReceived], ...]:
         """The installed bundles that a policy came in."""
         installed = self._all(BundleReceived, state.bundles, outcome="installed")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from guards.canonical import canonical_bytes, digest_of, sha256_bytes, sha256_file
 from guards.errors import ConfigError
@@ -75,6 +76,7 @@ __all__ = [
     "Spending",
     "StopEarly",
     "Waiver",
+    "item_digests",
     "item_files",
     "reference_refusals",
     "resolve_policy",
@@ -121,7 +123,7 @@ class Holdout(Frozen):
     What a proposer learns from a look is whether its candidate was promoted, so at most 2^(r-1)
     histories lead to the r-th read. That read is tested at its alpha divided by as many
     (:mod:`guards.gates.holdouts`), and after ``reads`` of them the suite is spent: its items need to
-    be replaced, which gives it another digest.
+    be replaced by others, in another file.
     """
 
     reads: int = Field(ge=1, le=1000)
@@ -226,6 +228,8 @@ class Policy(Frozen):
     holdouts: dict[Name, Holdout] = Field(default_factory=dict[str, Holdout])
     judges: dict[Name, Judge] = Field(default_factory=dict[str, Judge])
     waivers: tuple[Waiver, ...] = Field(default=(), max_length=0)
+    items: SkipJsonSchema[dict[Name, tuple[Digest, ...]]] = Field(default_factory=dict[Name, tuple[Digest, ...]])
+    """The sha256 of the item files of each suite that has some. Nobody writes it: :func:`resolve_policy` does."""
 
     @field_validator("waivers", mode="before")
     @classmethod
@@ -260,7 +264,10 @@ class Policy(Frozen):
 
 
 class ResolvedPolicy(Frozen):
-    """A policy with its suites by digest. ``canonical_json`` is what ``digest`` is over."""
+    """A policy with its suites by digest. ``canonical_json`` is what ``digest`` is over.
+
+    ``policy`` is as in the file, and ``resolved`` as recorded: suites by digest, with ``items``.
+    """
 
     policy: Policy
     digest: Digest
@@ -268,6 +275,10 @@ class ResolvedPolicy(Frozen):
     gate_lines: dict[str, int]
     suite_digests: dict[str, Digest]
     canonical_json: str
+
+    @property
+    def resolved(self) -> Policy:
+        return Policy.model_validate_json(self.canonical_json)
 
 
 def resolve_policy(path: Path) -> ResolvedPolicy:
@@ -282,14 +293,23 @@ def resolve_policy(path: Path) -> ResolvedPolicy:
             ``policy.judge-family``, ``policy.judge-chance``; ``policy.duplicate-gate``,
             ``policy.unknown-suite``, ``policy.unknown-judge``, ``policy.composite-depth``,
             ``policy.composite-anchor``, ``policy.missing-suite``, ``policy.missing-file``,
-            ``policy.holdout-undeclared``, ``policy.holdout-fresh``.
+            ``policy.holdout-undeclared``, ``policy.holdout-fresh``, ``policy.items-in-file``.
     """
     policy, positions = load_yaml_with_positions(path, Policy)
+    if "items" in policy.model_fields_set:
+        raise positions.refusal(
+            "policy.items-in-file",
+            positions.of_key("items"),
+            "the digests of item files are found out, not declared",
+            fix="take 'items' out of the file",
+        )
     for refusal in reference_refusals(policy, positions):
         raise refusal
-    suite_digests = {name: resolve_suite(policy, positions, path.parent, name) for name in policy.suites}
+    suites = {name: resolve_suite(policy, positions, path.parent, name) for name in policy.suites}
+    suite_digests = {name: digest for name, (digest, _) in suites.items()}
     body = policy.model_dump(mode="json", by_alias=True)
     body["suites"] = suite_digests
+    body["items"] = {name: items for name, (_, items) in suites.items() if items}
     data = canonical_bytes(body)
     return ResolvedPolicy(
         policy=policy,
@@ -301,8 +321,8 @@ def resolve_policy(path: Path) -> ResolvedPolicy:
     )
 
 
-def resolve_suite(policy: Policy, positions: PositionMap, folder: Path, name: str) -> str:
-    """Digest of one suite of a policy that lies in ``folder``.
+def resolve_suite(policy: Policy, positions: PositionMap, folder: Path, name: str) -> tuple[str, list[str]]:
+    """(:func:`suite_digest`, :func:`item_digests`) of one suite of a policy that lies in ``folder``.
 
     Raises:
         ConfigError: as :func:`suite_digest`, and ``policy.missing-suite``,
@@ -317,9 +337,9 @@ def resolve_suite(policy: Policy, positions: PositionMap, folder: Path, name: st
             got=str(suite_path),
             fix="paths are relative to the policy file",
         )
-    digest, has_files = _read_suite(suite_path)
-    _check_holdout(policy, positions, name, has_files=has_files)
-    return digest
+    digest, items = _read_suite(suite_path)
+    _check_holdout(policy, positions, name, has_files=bool(items))
+    return digest, items
 
 
 def suite_digest(path: Path) -> str:
@@ -340,8 +360,17 @@ def item_files(path: Path) -> tuple[str, ...]:
     return tuple(name for _, name in _named_files(value, ()))
 
 
-def _read_suite(path: Path) -> tuple[str, bool]:
-    """(:func:`suite_digest`, whether the suite has item files, which are the same at every look)."""
+def item_digests(path: Path) -> list[str]:
+    """The sha256 of each item file that a suite's YAML names, sorted. They hold the same items at every look.
+
+    Raises:
+        ConfigError: as :func:`suite_digest`.
+    """
+    return _read_suite(path)[1]
+
+
+def _read_suite(path: Path) -> tuple[str, list[str]]:
+    """(:func:`suite_digest`, :func:`item_digests`), of one reading."""
     value, positions = parse_yaml(read_text(path), source=str(path))
     files: dict[str, str] = {}
     for at, name in _named_files(value, ()):
@@ -354,7 +383,7 @@ def _read_suite(path: Path) -> tuple[str, bool]:
                 fix="paths are relative to the suite file",
             )
         files[name] = sha256_file(item_path)
-    return digest_of({"yaml": value, "files": files}), bool(files)
+    return digest_of({"yaml": value, "files": files}), sorted(set(files.values()))
 
 
 def reference_refusals(policy: Policy, positions: PositionMap) -> Iterator[ConfigError]:

@@ -28,6 +28,7 @@ from guards.entries import DecisionMade, EvidenceRecorded, Logged, Role, SeedDra
 from guards.errors import ActionRefused, EvidenceError
 from guards.evidence import EvidenceRun, read_run
 from guards.gates.alpha import earlier_looks
+from guards.gates.contradictions import contradictions
 from guards.gates.holdouts import holdout_reads
 from guards.gates.look_alpha import overspent
 from guards.gates.verdict import Verdict
@@ -104,7 +105,8 @@ def record_verdicts(
 
     Raises:
         ActionRefused: ``actions.halted``, ``actions.no-look``, ``actions.other-policy``,
-            ``actions.no-evidence``, ``actions.look-closed``, ``actions.alpha-overspent``.
+            ``actions.no-evidence``, ``actions.look-closed``, ``actions.verdict-contradicts``,
+            ``actions.alpha-overspent``.
         StairlockError: the verdicts are not one for every gate (:func:`guards.decision.decide`).
     """
     with store.write() as transaction:
@@ -139,6 +141,7 @@ def record_verdicts(
         policy = bound_policy(history, look.body.policy)
         # Refuses a gate without a verdict, and a verdict without a gate.
         decide(policy, verdicts, approvals_ok=False)
+        _refuse_contradictions(policy, verdicts)
         _refuse_overspent(history, look, policy, verdicts)
         return tuple(transaction.append(actor, body) for body in bodies)
 
@@ -189,6 +192,17 @@ def _slot(body: EvidenceRecorded) -> tuple[str, str, str]:
     return body.role, body.suite, body.checkpoint
 
 
+def _refuse_contradictions(policy: Policy, verdicts: Iterable[Verdict]) -> None:
+    """A composite says what follows from its members, and a test passes only with a bound that clears its threshold."""
+    problems = list(contradictions(policy, verdicts))
+    if problems:
+        raise ActionRefused(
+            "actions.verdict-contradicts",
+            f"verdicts contradict their own figures: {'; '.join(problems)}",
+            fix="let the gates judge this look (stairlock gate, stairlock run)",
+        )
+
+
 def _refuse_overspent(history: History, look: Logged[SeedDrawn], policy: Policy, verdicts: Iterable[Verdict]) -> None:
     """No test passes at more alpha than the looks and reads before this one left to it."""
     problems = list(
@@ -197,7 +211,7 @@ def _refuse_overspent(history: History, look: Logged[SeedDrawn], policy: Policy,
             verdicts,
             look=look.body.look,
             earlier=earlier_looks(history, look.body.policy_name, look.body.look),
-            reads=holdout_reads(history, policy.suites.values(), before_seq=look.seq),
+            reads=holdout_reads(history, policy, before_seq=look.seq),
         )
     )
     if problems:

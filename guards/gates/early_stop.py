@@ -7,7 +7,9 @@ nobody gains by leaving items out: what was not answered counts as whatever harm
 as whatever helps it most.
 
 Gates that are no tests (collapse, contamination) read whole runs only, so their suites are never
-stopped early; nor are those of a gate whose items are grouped by a tag, which unanswered items lack.
+stopped early; nor are those of a gate whose items are grouped by a tag, which unanswered items lack; nor
+those of a gate against an anchor: the bound of its pass decides whether the candidate becomes the anchor,
+and a certain verdict has none. So whatever stops early, anchors move as without it.
 
 Not covered: a run that says that it is whole and is not. What a step wrote is bound by its manifest and
 by the log, and ``stairlock reproduce`` repeats it.
@@ -24,7 +26,7 @@ from guards.gates.eval_table import table_for
 from guards.gates.inputs import GateInputs
 from guards.gates.look_alpha import alpha_of_gate
 from guards.gates.score_table import TAG, ScoreTable
-from guards.gates.table_verdict import tested_values
+from guards.gates.table_verdict import tested_values, threshold
 from guards.gates.verdict import Verdict
 from guards.policy import EvalGate, Judge, LeafGate, Policy, suites_of
 from guards.statistics import mean_of
@@ -41,7 +43,7 @@ def stoppable_suites(policy: Policy) -> frozenset[str]:
     for gate in policy.leaf_gates():
         for suite in suites_of(gate):
             read_by[suite].append(gate)
-    return frozenset(suite for suite, gates in read_by.items() if all(_can_be_certain(gate) for gate in gates))
+    return frozenset(suite for suite, gates in read_by.items() if all(_may_read_a_part(gate) for gate in gates))
 
 
 def settled_suites(inputs: GateInputs) -> frozenset[str]:
@@ -84,7 +86,7 @@ def judge_partial(
     """The verdict that a table with unanswered items has whatever they would have scored.
 
     ``observed`` is of the items that were answered. There is no ``bound``, which only the rest would
-    give, so that such a pass moves no anchor.
+    give, which is why no gate against an anchor is judged here.
 
     Raises:
         EvidenceError: ``gate.partial-run``: they could still change it.
@@ -108,7 +110,7 @@ def judge_partial(
         outcome=stop.outcome,
         reason=f"certain after {chosen.n_items} of {n_drawn} items, whatever the other {n_pending} scored",
         observed=_observed(gate, chosen),
-        margin=gate.level if gate.margin is None else -gate.margin if "within" in gate.claim else gate.margin,
+        margin=threshold(gate),
         n=chosen.n_items,
         alpha=alpha,
         policy_line=policy_line,
@@ -127,8 +129,8 @@ def judge_partial(
     )
 
 
-def _can_be_certain(gate: LeafGate) -> bool:
-    return isinstance(gate, EvalGate) and not (gate.group_by or "").startswith(TAG)
+def _may_read_a_part(gate: LeafGate) -> bool:
+    return isinstance(gate, EvalGate) and gate.against != "anchor" and not (gate.group_by or "").startswith(TAG)
 
 
 def _is_certain(gate: EvalGate, inputs: GateInputs) -> bool:

@@ -14,7 +14,7 @@ Not covered: what the suite does not ask, and a machine that measures falsely.
 
 from __future__ import annotations
 
-from guards.gates.early_stop import judge_partial
+from guards.gates.early_stop import judge_partial, stoppable_suites
 from guards.gates.eval_table import table_for
 from guards.gates.inputs import GateInputs
 from guards.gates.look_alpha import alpha_of_gate, read_in_words
@@ -34,6 +34,6 @@ def evaluate_eval_gate(gate: EvalGate, inputs: GateInputs) -> Verdict:
     table = table_for(gate, inputs)  # (2)
     judge = None if gate.judge is None else inputs.policy.policy.judges[gate.judge]
     policy_line, details = inputs.policy.gate_lines.get(gate.id, 0), read_in_words(gate, inputs)
-    if table.pending and inputs.policy.policy.looks.stop_early is not None:
+    if table.pending and gate.suite in stoppable_suites(inputs.policy.policy):
         return judge_partial(gate, table, alpha, judge=judge, policy_line=policy_line, details=details)
     return judge_table(gate, table, alpha, judge=judge, policy_line=policy_line, details=details)

@@ -5,28 +5,40 @@ through adapts to its items. What it learns from a look is whether the candidate
 So at most 2^(r-1) histories lead to the r-th read, and each leads to one candidate, which does not
 depend on the items otherwise. Tested at alpha / 2^(r-1), the chance that any of them passes falsely is
 at most alpha, whatever the proposer does (union bound over histories; the argument of the "Ladder",
-Blum and Hardt, ICML 2015). After the declared number of reads the suite is spent: other items make
-another digest, which nobody has read.
+Blum and Hardt, ICML 2015).
+
+A gate ``against: anchor`` needs more. Which checkpoint is the anchor depends on a second bit of each
+promotion: whether it was shown to be better than the anchor before. The anchor is one of the promoted
+candidates, or none of them, so k promotions leave k + 1 anchors, and the histories up to read r, with
+the anchor that they lead to, number sum over k of C(r-1, k) (k + 1) = 2^(r-1) (1 + (r-1)/2). Such a gate
+is tested at alpha divided by that: by (r + 1)/2 more than the others. The champion is the last that was
+promoted, and the root never changes, so that they need no more.
+
+After the declared number of reads the suite is spent, and its items need to be replaced.
 
 A read is a look, from its draw on and decided or not, at any candidate, under a policy of any name,
-whose gates of any kind read the suite: what a collapse gate lets through says something about the
-items, too. A look whose policy is not on record is a read of everything.
+whose gates of any kind read the items: what a collapse gate lets through says something about them,
+too. Items are named by the sha256 of the files that hold them, whatever else a suite says, so that an
+edited description, scorer or name makes no unread holdout of them. A look whose policy is not on record
+is a read of everything.
 
 Not covered: a proposer that sees more than whether its candidate was promoted (verdicts, scores, the
-items themselves); reads in another home; the same items under the digest of another suite.
+items themselves); rollbacks and recalls, which carry information, too; reads in another home; the same
+items in a file that differs in a byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
 
 from pydantic import BaseModel
 
-from guards.entries import SeedDrawn
+from guards.entries import PolicyRecorded, SeedDrawn
 from guards.gates.alpha import LookPlan, alpha_of_look, plan_of
 from guards.history import History
-from guards.policy import EvalGate, Policy, ResolvedPolicy, suites_of
+from guards.policy import EvalGate, Holdout, Policy, suites_of
 
 
 class _RecordedGate(BaseModel):
@@ -43,20 +55,29 @@ class _RecordedReads(BaseModel):
     """The part of a recorded policy that is needed here; other versions' policies have it too."""
 
     suites: dict[str, str]
+    items: dict[str, tuple[str, ...]] = {}
+    holdouts: dict[str, Holdout] = {}
     gates: tuple[_RecordedGate, ...]
 
 
-def suites_read(policy: ResolvedPolicy) -> frozenset[str]:
-    """Digests of the suites that a look under ``policy`` reads."""
-    names = {name for gate in policy.policy.leaf_gates() for name in suites_of(gate)}
-    return frozenset(policy.suite_digests[name] for name in names)
+def items_read(policy: Policy) -> frozenset[str]:
+    """What a look under a resolved policy reads: its suites' digests, and those of their item files.
+
+    Both, since policies that an older version recorded do not name the files.
+    """
+    names = {name for gate in policy.leaf_gates() for name in suites_of(gate)}
+    return frozenset(item for name in names for item in _items_of(policy, name))
 
 
-def suites_read_by_recorded(resolved: str) -> frozenset[str]:
-    """:func:`suites_read` of a policy as it was recorded (its canonical JSON)."""
+def items_read_by_recorded(resolved: str) -> frozenset[str]:
+    """:func:`items_read` of a policy as it was recorded (its canonical JSON), by whatever version."""
     recorded = _RecordedReads.model_validate_json(resolved)
-    names = {name for gate in recorded.gates for name in _names(gate)}
-    return frozenset(recorded.suites[name] for name in names if name in recorded.suites)
+    names = {name for gate in recorded.gates for name in _names(gate) if name in recorded.suites}
+    return frozenset(item for name in names for item in _items_of(recorded, name))
+
+
+def _items_of(policy: Policy | _RecordedReads, suite: str) -> frozenset[str]:
+    return frozenset((policy.suites[suite], *policy.items.get(suite, ())))
 
 
 def _names(gate: _RecordedGate) -> Iterator[str]:
@@ -68,27 +89,46 @@ def _names(gate: _RecordedGate) -> Iterator[str]:
             yield from _names(member)
 
 
-def holdout_reads(history: History, suite_digests: Iterable[str], *, before_seq: int) -> dict[str, int]:
-    """How often each suite was read before the look that began in entry ``before_seq``."""
-    reads = dict.fromkeys(suite_digests, 0)
-    read_by_policy: dict[str, frozenset[str]] = {}
-    for entry in history.entries(kind="seed"):
-        body = entry.body
-        if not isinstance(body, SeedDrawn) or entry.seq >= before_seq:
-            continue
-        if body.policy not in read_by_policy:
-            recorded = history.policy(body.policy)
-            read_by_policy[body.policy] = (
-                frozenset(reads) if recorded is None else suites_read_by_recorded(recorded.body.resolved)
-            )
-        for digest in read_by_policy[body.policy] & reads.keys():
-            reads[digest] += 1
-    return reads
+def holdout_reads(history: History, policy: Policy, *, before_seq: int) -> dict[str, int]:
+    """:func:`reads_of_suites` of the looks before the one that began in entry ``before_seq``."""
+    looks = Counter(
+        entry.body.policy
+        for entry in history.entries(kind="seed")
+        if isinstance(entry.body, SeedDrawn) and entry.seq < before_seq
+    )
+    read = Counter[frozenset[str] | None]()
+    for digest, n_looks in looks.items():
+        recorded = history.policy(digest)
+        read[None if recorded is None else items_read_by_recorded(recorded.body.resolved)] += n_looks
+    return reads_of_suites(policy, read)
 
 
-def divided_by_reads(alpha: Fraction, n_earlier_reads: int) -> Fraction:
-    """What is left of ``alpha`` at the read after ``n_earlier_reads`` others."""
-    return alpha / 2**n_earlier_reads
+def policy_that_holds_out(history: History, items: Collection[str]) -> PolicyRecorded | None:
+    """A recorded policy of which a holdout has some of these items; ``items`` are digests of suites and item files."""
+    for entry in history.entries(kind="policy"):
+        if isinstance(entry.body, PolicyRecorded):
+            recorded = _RecordedReads.model_validate_json(entry.body.resolved)
+            names = recorded.holdouts.keys() & recorded.suites.keys()
+            if any(not _items_of(recorded, name).isdisjoint(items) for name in names):
+                return entry.body
+    return None
+
+
+def reads_of_suites(policy: Policy, looks: Mapping[frozenset[str] | None, int]) -> dict[str, int]:
+    """How often the items of each suite of a resolved policy were read, by the suite's digest.
+
+    ``looks`` counts looks by what they read (:func:`items_read`); None, where nobody knows, is everything.
+    """
+    return {
+        digest: sum(n for read, n in looks.items() if read is None or not read.isdisjoint(_items_of(policy, name)))
+        for name, digest in policy.suites.items()
+    }
+
+
+def divided_by_reads(gate: EvalGate, alpha: Fraction, n_earlier_reads: int) -> Fraction:
+    """What is left of ``alpha`` for the gate at the read after ``n_earlier_reads`` others."""
+    n_anchors = 1 + Fraction(n_earlier_reads, 2) if gate.against == "anchor" else 1
+    return alpha / (2**n_earlier_reads * n_anchors)
 
 
 def alpha_when_all_is_used(policy: Policy, gate: EvalGate, plan: LookPlan | None = None) -> Fraction:
@@ -100,4 +140,4 @@ def alpha_when_all_is_used(policy: Policy, gate: EvalGate, plan: LookPlan | None
     plan = plan or plan_of(policy)
     alpha = alpha_of_look(gate.id, plan, (plan,) * (policy.looks.planned - 1))
     holdout = policy.holdouts.get(gate.suite)
-    return alpha if holdout is None else divided_by_reads(alpha, holdout.reads - 1)
+    return alpha if holdout is None else divided_by_reads(gate, alpha, holdout.reads - 1)

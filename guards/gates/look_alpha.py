@@ -14,7 +14,7 @@ from guards.gates.alpha import LEAST_ALPHA, LookPlan, alpha_of_look, alpha_parts
 from guards.gates.holdouts import divided_by_reads
 from guards.gates.inputs import GateInputs
 from guards.gates.verdict import Verdict
-from guards.policy import EvalGate, Policy
+from guards.policy import CompositeGate, EvalGate, Gate, Policy
 
 
 def alpha_of_gate(gate: EvalGate, inputs: GateInputs) -> float:
@@ -68,7 +68,7 @@ def alpha_left(
             fix="only a larger alpha (a larger chance of a false pass over all looks) would leave some",
         )
     if gate.suite in policy.holdouts:
-        alpha = divided_by_reads(alpha, _checked_reads(gate, policy, n_earlier_reads))
+        alpha = divided_by_reads(gate, alpha, _checked_reads(gate, policy, n_earlier_reads))
     if alpha < LEAST_ALPHA:
         raise EvidenceError(
             "gate.alpha-spent",
@@ -89,13 +89,12 @@ def overspent(
     """What is wrong with the alpha of each test that says that it passed; nothing where all is well.
 
     ``policy`` is a resolved one, with suites by digest, and ``reads`` is by these digests. A test that did
-    not pass has spent its look's alpha all the same.
+    not pass has spent its look's alpha all the same. Members of composites are tests like the others.
 
-    Not covered: members of composite gates, whose figures are only in the words of the whole.
+    Not covered: members that are not the policy's (:mod:`guards.gates.contradictions`).
     """
-    for verdict in verdicts:
-        gate = policy.gate(verdict.gate_id)
-        if verdict.outcome != "pass" or not isinstance(gate, EvalGate):
+    for gate, verdict in _tests(policy.gates, verdicts):
+        if verdict.outcome != "pass":
             continue
         try:
             n_reads = reads.get(policy.suites[gate.suite])
@@ -106,6 +105,17 @@ def overspent(
         if verdict.alpha is None or not 0 < exact_alpha(verdict.alpha) <= left:
             said = "no alpha" if verdict.alpha is None else f"alpha {verdict.alpha!r}"
             yield f"{gate.id} passes at {said}, and this look may spend {rounded_down(left)!r} on it"
+
+
+def _tests(gates: Iterable[Gate], verdicts: Iterable[Verdict]) -> Iterator[tuple[EvalGate, Verdict]]:
+    """Each test with its verdict, on every level."""
+    by_id = {gate.id: gate for gate in gates}
+    for verdict in verdicts:
+        gate = by_id.get(verdict.gate_id)
+        if isinstance(gate, EvalGate):
+            yield gate, verdict
+        elif isinstance(gate, CompositeGate):
+            yield from _tests(gate.members, verdict.members)
 
 
 def read_in_words(gate: EvalGate, inputs: GateInputs) -> dict[str, str]:
@@ -134,6 +144,6 @@ def _checked_reads(gate: EvalGate, policy: Policy, n_reads: int | None) -> int:
             "gate.holdout-spent",
             f"the items of the suite {gate.suite!r} were read in {n_reads} looks, of any policy, and are spent",
             expected=f"at most {allowed} reads, this look included",
-            fix="replace the suite's items by others that no look has read; their digest starts anew",
+            fix="replace the suite's item file by one of other items, which no look has read",
         )
     return n_reads

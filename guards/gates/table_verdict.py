@@ -152,7 +152,7 @@ def judge_table(
             "reason": _reason(gate, observed, bound, outcome, alpha),
             "observed": observed,
             "bound": bound,
-            "margin": _threshold(gate),
+            "margin": threshold(gate),
             "details": {**base, **finding.details, **_shown_by_cluster(values)},
         }
     )
@@ -304,7 +304,7 @@ def _test_difference(
     gate: EvalGate, values: _Values, alpha: float, judge: JudgeBounds | None, betting_only: bool
 ) -> _Finding:
     """superior_by 0 on 0/1 scores: exact McNemar. Every other paired claim: betting."""
-    null_mean = (_threshold(gate) or 0.0) / _unit(gate)
+    null_mean = threshold(gate) / _unit(gate)
     if judge is not None:
         null_mean, alpha = judge.observed_null(gate), judge.alpha_of_test
     n, mean, details = values.n, mean_of(values.counts), dict[str, str]()
@@ -351,7 +351,7 @@ def bets_of(gate: EvalGate, table: ScoreTable, alpha: float, *, judge: Judge | N
     chosen = _chosen(gate, table)
     _check_range(gate, chosen)
     counts = _values(gate, chosen).counts
-    null = (_threshold(gate) or 0.0) / _unit(gate)
+    null = threshold(gate) / _unit(gate)
     if judge is not None:
         bounds = judge_bounds(judge, alpha)
         null, alpha = bounds.observed_null(gate), bounds.alpha_of_test
@@ -382,36 +382,36 @@ def _unit(gate: EvalGate) -> float:
     return gate.scale or 1.0
 
 
-def _threshold(gate: EvalGate) -> float | None:
+def threshold(gate: EvalGate) -> float:
     """What the bound must clear, signed: the level, or the margin of the difference."""
     if gate.margin is None:
-        return gate.level
+        return gate.level or 0.0  # the policy's model has one of the two
     return -gate.margin if gate.claim == "non_inferior_within" else gate.margin
 
 
 def _contradicts(gate: EvalGate, mean: float) -> bool:
     """True if the estimate, in the test's unit, denies the claim."""
-    threshold = (_threshold(gate) or 0.0) / _unit(gate)
+    limit = threshold(gate) / _unit(gate)
     match gate.claim:
         case "at_most":
-            return mean > threshold
+            return mean > limit
         case "superior_by":
             # "More than" is claimed, so an estimate exactly at the margin denies it.
-            return mean <= threshold
+            return mean <= limit
         case _:
-            return mean < threshold
+            return mean < limit
 
 
 def _reason(gate: EvalGate, observed: float, bound: float, outcome: Outcome, alpha: float) -> str:
     """What was claimed and what the data say, in one clause."""
-    threshold = _threshold(gate)
+    limit = threshold(gate)
     if gate.is_paired:
         sign = "above" if gate.claim == "superior_by" else "no lower than"
-        subject = f"{gate.metric} minus the {gate.against}'s must be {sign} {threshold:+g}"
+        subject = f"{gate.metric} minus the {gate.against}'s must be {sign} {limit:+g}"
         side = "least"
     else:
         side = gate.claim.removeprefix("at_")
-        subject = f"{gate.metric} must be at {side} {threshold:g}"
+        subject = f"{gate.metric} must be at {side} {limit:g}"
     if outcome == "fail":
         return f"{subject}, and the estimate is {observed:+.4f}"
     shown = "it is" if outcome == "pass" else "it is only shown to be"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -25,7 +26,8 @@ class Verdict(Frozen):
     difference (-0.08 for non-inferiority within 0.08). ``alpha`` is what this look may spend.
     ``reason`` is a clause; :func:`explain` adds the figures. ``details`` are for readers and never
     decide; ``details["rule"]`` says which rule an inconclusive or failed verdict rests on, where it
-    is not the test itself. ``waived`` is set by the decision, not by a gate.
+    is not the test itself. ``waived`` is set by the decision, not by a gate. ``members`` are what the
+    members of a composite gate said, in its order.
     """
 
     gate_id: str
@@ -40,13 +42,21 @@ class Verdict(Frozen):
     policy_line: int = Field(default=0, ge=0)
     waived: bool = False
     details: dict[str, str] = Field(default_factory=dict)
+    members: tuple[Verdict, ...] = ()
+
+    def all_members(self) -> Iterator[Verdict]:
+        """What every member said, each followed by its own members."""
+        for member in self.members:
+            yield member
+            yield from member.all_members()
 
     def to_ledger(self) -> dict[str, Any]:
         """As JSON without floats: figures are decimal text that reads back to the same number."""
         body = self.model_dump(mode="json")
         for name in _FIGURES:
             body[name] = None if body[name] is None else repr(body[name])
-        return body
+        del body["members"]
+        return body | ({"members": [member.to_ledger() for member in self.members]} if self.members else {})
 
     @classmethod
     def from_ledger(cls, body: dict[str, Any]) -> Verdict:
@@ -57,8 +67,9 @@ class Verdict(Frozen):
         """
         try:
             figures = {name: None if body.get(name) is None else float(body[name]) for name in _FIGURES}
-            return cls.model_validate({**body, **figures})
-        except (ValidationError, TypeError, ValueError) as error:
+            members = tuple(cls.from_ledger(dict(member)) for member in body.get("members", ()))
+            return cls.model_validate({**body, **figures, "members": members})
+        except (ValidationError, TypeError, ValueError, RecursionError) as error:
             raise EvidenceError("gate.bad-verdict", f"not a verdict: {str(error).splitlines()[0]}") from error
 
 

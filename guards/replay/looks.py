@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from guards.canonical import digest_of
 from guards.entries import Body, DecisionMade, EvidenceRecorded, Logged, Promoted, Sealed, SeedDrawn, VerdictRecorded
 from guards.errors import StairlockError
+from guards.gates.contradictions import contradictions
 from guards.gates.look_alpha import overspent
 from guards.gates.verdict import Verdict
 from guards.policy import Approvals, EvalGate
@@ -106,6 +107,8 @@ def check_verdict(past: Past, entry: Logged[Body], body: VerdictRecorded) -> Non
     ):
         if got != expected:
             raise not_allowed(entry, f"its figures are of another {what}", got=got, expected=expected)
+    for problem in contradictions(past.policies[body.policy], [verdict]):
+        raise not_allowed(entry, f"its figures contradict it: {problem}")
     earlier = past.plans[look.body.policy_name][: look.body.look - 1]
     problems = overspent(past.policies[body.policy], [verdict], look=look.body.look, earlier=earlier, reads=look.reads)
     for problem in problems:

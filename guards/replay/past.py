@@ -37,8 +37,9 @@ from guards.entries import (
 )
 from guards.errors import LedgerError
 from guards.gates.alpha import LookPlan, plan_of
+from guards.gates.holdouts import items_read, reads_of_suites
 from guards.gates.verdict import Verdict
-from guards.policy import Policy, suites_of
+from guards.policy import Policy
 from guards.replay.adoptions_so_far import AdoptionsSoFar
 
 Slot = tuple[str, str, str]
@@ -88,7 +89,7 @@ class Past:
         self.latest_look: dict[str, LookSoFar] = {}
         self.n_looks: defaultdict[str, int] = defaultdict(int)
         self.plans: defaultdict[str, list[LookPlan]] = defaultdict(list)
-        self.reads: Counter[str] = Counter()
+        self.reads = Counter[frozenset[str] | None]()
         self.signoffs: defaultdict[str, list[SignedOff]] = defaultdict(list)
         self.waivers: defaultdict[str, list[WaiverSigned]] = defaultdict(list)
         self.statements: set[str] = set()
@@ -142,12 +143,11 @@ class Past:
                 self.seals[body.candidate].append(body)
             case SeedDrawn() as body:
                 policy = self.policies[body.policy]
-                holdouts = {policy.suites[name] for name in policy.holdouts}
-                reads = {suite: self.reads[suite] for suite in holdouts}
+                reads = reads_of_suites(policy, self.reads) if policy.holdouts else {}
                 self.looks[seq] = self.latest_look[body.candidate] = LookSoFar(seq, body, reads)
                 self.n_looks[body.policy_name] += 1
                 self.plans[body.policy_name].append(self._plan_of(body.policy))
-                self.reads.update({policy.suites[name] for gate in policy.leaf_gates() for name in suites_of(gate)})
+                self.reads[items_read(policy)] += 1
             case EvidenceRecorded() as body:
                 self.looks[body.look_seq].evidence[body.role, body.suite, body.checkpoint] = body.evidence
             case VerdictRecorded() as body:

@@ -46,7 +46,13 @@ from guards.entries import (
 from guards.errors import LedgerError, StairlockError
 from guards.gates.verdict import Verdict
 from guards.policy import Policy
-from guards.replay.adoption import check_binding_policy, check_bundle, check_policy_in_force, check_policy_signoff
+from guards.replay.adoption import (
+    check_binding_policy,
+    check_bundle,
+    check_policy_in_force,
+    check_policy_signoff,
+    check_seed_policy,
+)
 from guards.replay.approvals import check_signoff
 from guards.replay.looks import (
     check_decision,
@@ -122,6 +128,7 @@ class Replay:
                 check_sealed(past, entry, body)
             case SeedDrawn() as body:
                 check_seed(past, entry, body)
+                check_seed_policy(past, entry, body)
             case EvidenceRecorded() as body:
                 check_evidence(past, entry, body)
             case VerdictRecorded() as body:

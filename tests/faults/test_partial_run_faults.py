@@ -222,6 +222,22 @@ def test_collapse_contamination_and_tests_by_tag_never_read_a_partial_run(tmp_pa
     assert [verdict.outcome for verdict in verdicts(policy, *whole)[:2]] == ["pass", "pass"]
 
 
+def test_a_gate_against_an_anchor_never_reads_a_partial_run(tmp_path: Path) -> None:
+    """Its pass would have no bound, so that whoever stops the suite would keep the anchor where it is."""
+    policy = make_policy(tmp_path, {**GATE, "against": "anchor"}, looks=EARLY)
+    part, whole = (
+        [
+            make_run(tmp_path / name, policy, role, [score] * 60, **left)
+            for role, score in (("candidate", 1.0), ("anchor", 0.0))
+        ]
+        for name, left in (("part", {"n_drawn": 61, "unanswered": {"all": 1}}), ("whole", {}))
+    )
+    (verdict,) = verdicts(policy, *part)
+    assert (verdict.outcome, verdict.details["rule"]) == ("inconclusive", "gate.partial-run")
+    (verdict,) = verdicts(policy, *whole)
+    assert (verdict.outcome, verdict.bound is None) == ("pass", False)
+
+
 def test_an_unanswered_item_that_turns_up_among_the_records_is_one_too_many(
     tmp_path: Path, policy: ResolvedPolicy
 ) -> None:

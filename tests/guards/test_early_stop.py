@@ -182,6 +182,7 @@ def test_only_suites_that_nothing_but_tests_read_may_be_stopped(tmp_path: Path) 
     of_tasks = {**EVAL_GATE, "id": "tasks-hold", "suite": "tasks"}
     inside = {"id": "both", "kind": "all_of", "gates": [of_tasks, contamination]}
     by_tag = {**of_tasks, "group_by": "tag:document"}
+    of_anchor = {**of_tasks, "against": "anchor"}
     either = {"id": "either", "kind": "any_of", "gates": [of_tasks, {**of_tasks, "id": "again", "margin": 0.2}]}
     for number, (more, expected) in enumerate(
         [
@@ -192,6 +193,8 @@ def test_only_suites_that_nothing_but_tests_read_may_be_stopped(tmp_path: Path) 
             ([of_tasks, contamination], {"refusal"}),
             ([inside], {"refusal"}),
             ([by_tag], {"refusal"}),
+            ([of_anchor], {"refusal"}),
+            ([of_tasks, {**of_anchor, "id": "over-time"}], {"refusal"}),
         ]
     ):
         found = make_policy(tmp_path / str(number), EVAL_GATE, *more, looks=EARLY)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,17 @@ from typing import Any
 import pytest
 
 from guards import actions
-from guards.gates.alpha import rounded_down
+from guards.gates.alpha import plan_of, rounded_down
 from guards.gates.evaluate import evaluate_gate
 from guards.gates.holdouts import (
     alpha_when_all_is_used,
     divided_by_reads,
     holdout_reads,
-    suites_read,
-    suites_read_by_recorded,
+    items_read,
+    items_read_by_recorded,
+    policy_that_holds_out,
 )
+from guards.gates.look_alpha import alpha_left
 from guards.gates.verdict import Verdict, explain
 from guards.history import History
 from guards.policy import EvalGate, ResolvedPolicy, resolve_policy
@@ -50,6 +55,29 @@ def test_each_read_is_tested_at_half_of_the_alpha_of_the_one_before(
     assert verdict.alpha == rounded_down(ALPHA / 4 / 2**n_earlier)
     assert verdict.details["holdout_read"] == f"{n_earlier + 1} of 3"
     assert f", read {n_earlier + 1} of 3, policy line " in explain(verdict)
+
+
+@pytest.mark.parametrize("n_earlier", range(7))
+def test_a_gate_against_the_anchor_is_divided_by_every_history_and_anchor_it_leads_to(n_earlier: int) -> None:
+    """Each earlier look rejects, promotes, or promotes and moves the anchor; what matters is who was promoted, and
+    who is the anchor."""
+    told = itertools.product(("no", "promoted", "anchor"), repeat=n_earlier)
+    histories = {
+        (tuple(one != "no" for one in looks), max((i for i, one in enumerate(looks) if one == "anchor"), default=-1))
+        for looks in told
+    }
+    champion, anchor = (EvalGate.model_validate(EVAL_GATE | {"against": who}) for who in ("champion", "anchor"))
+    assert divided_by_reads(anchor, ALPHA, n_earlier) == ALPHA / len(histories)
+    assert divided_by_reads(champion, ALPHA, n_earlier) == ALPHA / len({promoted for promoted, _ in histories})
+
+
+def test_what_the_linter_asks_of_an_anchor_gate_is_what_the_look_leaves_it(tmp_path: Path) -> None:
+    policy = make_policy(tmp_path / "p", EVAL_GATE | {"against": "anchor"}, planned=3, holdouts=REFUSAL)
+    (gate,) = policy.policy.gates
+    assert isinstance(gate, EvalGate)
+    plan = plan_of(policy.policy)
+    left = alpha_left(gate, policy.policy, look=3, earlier=(plan, plan), n_earlier_reads=2)
+    assert left == alpha_when_all_is_used(policy.policy, gate) == ALPHA / 3 / 4 / 2
 
 
 def test_reads_and_looks_are_counted_apart(tmp_path: Path, policy: ResolvedPolicy) -> None:
@@ -87,6 +115,53 @@ def test_other_items_begin_anew(tmp_path: Path, policy: ResolvedPolicy) -> None:
     assert counted(world, rotated) == 0
 
 
+EDITS: dict[str, Callable[[Path], object]] = {
+    "description": lambda folder: (folder / "refusal.yaml").write_text("name: other\nitems: {file: refusal.jsonl}\n"),
+    "copy": lambda folder: [
+        (folder / "copy.jsonl").write_bytes((folder / "refusal.jsonl").read_bytes()),
+        (folder / "refusal.yaml").write_text("name: refusal\nitems: {file: copy.jsonl}\n"),
+    ],
+    "more items": lambda folder: [
+        (folder / "more.jsonl").write_text("more"),
+        (folder / "refusal.yaml").write_text("items: [{file: more.jsonl}, {file: refusal.jsonl}]\n"),
+    ],
+}
+
+
+@pytest.mark.parametrize("how", EDITS)
+def test_the_same_item_file_under_another_suite_is_no_unread_holdout(
+    tmp_path: Path, policy: ResolvedPolicy, how: str
+) -> None:
+    edited = make_policy(tmp_path / "edited", EVAL_GATE, planned=4, holdouts=REFUSAL)
+    EDITS[how](tmp_path / "edited")
+    edited = resolve_policy(edited.source)
+    assert edited.suite_digests["refusal"] != policy.suite_digests["refusal"]
+    world = in_world(tmp_path, policy, edited)
+    look(world, "one", policy)
+    assert counted(world, edited) == 1
+    look(world, "two", edited)
+    assert (counted(world, edited), counted(world, policy)) == (2, 2)
+    world.store.verify()
+
+
+def test_a_policy_that_was_recorded_without_its_item_files_has_read_its_suites(policy: ResolvedPolicy) -> None:
+    recorded = json.loads(policy.canonical_json)
+    now = items_read_by_recorded(json.dumps(recorded))
+    assert now == {policy.suite_digests["refusal"], *recorded.pop("items")["refusal"]} and len(now) == 2
+    assert items_read_by_recorded(json.dumps(recorded)) == {policy.suite_digests["refusal"]}
+
+
+def test_a_home_knows_which_items_its_policies_hold_out(tmp_path: Path, policy: ResolvedPolicy) -> None:
+    fresh = make_policy(tmp_path / "fresh", EVAL_GATE, name="fresh")
+    world = in_world(tmp_path, fresh, policy)
+    (file,) = policy.resolved.items["refusal"]
+    with world.store.read() as history:
+        for items in ({file}, {policy.suite_digests["refusal"], "x"}):
+            found = policy_that_holds_out(history, items)
+            assert found is not None and found.policy == policy.digest
+        assert policy_that_holds_out(history, {fresh.suite_digests["refusal"]}) is None
+
+
 def in_world(tmp_path: Path, *policies: ResolvedPolicy) -> World:
     world = make_world(tmp_path / "world")
     for policy in policies:
@@ -102,7 +177,7 @@ def look(world: World, name: str, policy: ResolvedPolicy, **changes: Any) -> act
 def counted(world: World, policy: ResolvedPolicy, before_seq: int = 10**9) -> int:
     digest = policy.suite_digests["refusal"]
     with world.store.read() as history:
-        return holdout_reads(history, [digest], before_seq=before_seq)[digest]
+        return holdout_reads(history, policy.resolved, before_seq=before_seq)[digest]
 
 
 def test_looks_of_every_name_and_kind_of_gate_are_reads_and_others_are_not(tmp_path: Path) -> None:
@@ -125,7 +200,7 @@ def test_a_recorded_policy_reads_what_the_policy_does(tmp_path: Path) -> None:
     nest = {"id": "n", "kind": "any_of", "gates": [EVAL_GATE, {**TASKS_ONLY, "id": "t"}]}
     for gates in ([EVAL_GATE], [TASKS_ONLY], [nest], [{"id": "c", "kind": "contamination", "suites": ["tasks"]}]):
         policy = make_policy(tmp_path / str(len(str(gates))), *gates, holdouts=REFUSAL)
-        assert suites_read_by_recorded(policy.canonical_json) == suites_read(policy) != frozenset()
+        assert items_read_by_recorded(policy.canonical_json) == items_read(policy.resolved) != frozenset()
 
 
 def test_the_alpha_when_all_is_used_is_that_of_the_last_look_and_read(policy: ResolvedPolicy) -> None:
@@ -169,5 +244,6 @@ def test_a_proposer_that_learns_all_it_can_passes_falsely_no_more_often_than_alp
         passing = [history[: int(n_sets * size)] for history in histories]
         return Fraction(sum(len(sets) for sets in passing), n_sets)
 
-    assert false_passes(divided_by_reads(alpha, n_earlier)) == alpha
+    gate = EvalGate.model_validate(EVAL_GATE)
+    assert false_passes(divided_by_reads(gate, alpha, n_earlier)) == alpha
     assert false_passes(alpha) == min(1, alpha * 2**n_earlier)
