@@ -32,7 +32,6 @@ from guards.contamination import TrainingRow
 from guards.decision import Decision, decide
 from guards.evidence import EvidenceRun
 from guards.gates.alpha import plan_of
-from guards.gates.composite import MEMBER, MEMBER_RULE
 from guards.gates.evaluate import evaluate_gates
 from guards.gates.inputs import BudgetState, GateInputs, Role
 from guards.gates.verdict import Verdict
@@ -239,13 +238,5 @@ def _compare(expect: Expectation, decision: Decision) -> Iterator[Comparison]:
 
 def _said_by_gate(verdicts: tuple[Verdict, ...]) -> dict[str, tuple[str, str, str]]:
     """(outcome, reason, rule) of each gate and each member of a composite; rule ``none`` where a test decided."""
-    said = {
-        verdict.gate_id: (verdict.outcome, verdict.reason, verdict.details.get("rule", "none")) for verdict in verdicts
-    }
-    for verdict in verdicts:
-        for key, words in verdict.details.items():
-            if key.startswith(MEMBER):
-                gate = key.removeprefix(MEMBER)
-                outcome, _, reason = words.partition(": ")
-                said[gate] = (outcome, reason, verdict.details.get(f"{MEMBER_RULE}{gate}", "none"))
-    return said
+    said = (one for verdict in verdicts for one in (verdict, *verdict.all_members()))
+    return {one.gate_id: (one.outcome, one.reason, one.details.get("rule", "none")) for one in said}

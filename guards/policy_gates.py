@@ -131,12 +131,15 @@ class ContaminationGate(Frozen):
 
 
 class BudgetGate(Frozen):
-    """Upper limits, inclusive, on how far the loop may go; ``max_tokens_trained`` null means no limit."""
+    """Upper limits, inclusive, on how far the loop may go; ``max_tokens_trained`` null means no limit.
+
+    Cycles count the candidate that is judged, so fewer than 1 would pass none.
+    """
 
     id: GateId
     kind: Literal["budget"]
     description: str = ""
-    max_cycles_without_person: int = Field(ge=0)
+    max_cycles_without_person: int = Field(ge=1)
     max_cost_s: int = Field(gt=0)
     max_tokens_trained: int | None = Field(default=None, gt=0)
 

@@ -26,6 +26,7 @@ from guards.model_findings import Json
 from guards.policy import Policy, reference_refusals, resolve_suite, suites_of
 from guards.policy_fit import GateFit, JointPowerAtLook, PolicyFit, Severity
 from guards.policy_relations import contradictions, subsumed_gates
+from guards.policy_slips import slips
 from guards.roles import Roles
 from guards.strict_yaml import Reading, read_leniently, read_text
 from guards.suite_facts import ReadSuite, SuiteFacts
@@ -130,6 +131,7 @@ def _lint_policy(
     lint.found(_relations(readable))
     fit = PolicyFit(policy, positions, facts)
     lint.found(iter(fit.findings))
+    lint.found(slips(policy, positions, facts))
     if is_whole:
         lint.found(fit.joint_power_findings())
     # Drift gates: whether a gate's bank is large enough for its level is to be checked here, when they exist.

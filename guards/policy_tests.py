@@ -5,9 +5,14 @@
 * an expectation of a case is not met;
 * a case names a gate, suite, metric or cluster that the policy does not have, or evidence that no
   gate reads, which would test nothing;
-* a gate has no case in which it blocks. A case counts where it names the gate and the gate read the
-  evidence and did not pass: a look without alpha, a run that is missing or too many unscored items
-  block whatever the gate claims, and show nothing about it.
+* a gate has no case in which it blocks. Of a gate of gates this is asked of each part that alone can
+  block: every member of an ``all_of``, the ``then`` of an ``only_if``; an ``any_of`` is one part, and
+  blocks where every member does.
+
+A case counts for a gate that it names, that read its evidence and did not pass it: a look without
+alpha, a run that is missing or too many unscored items block whatever the gate claims, and show
+nothing about it. Nor does a test that is open although the candidate scored no worse than what it is
+compared with, as any test is on next to no items.
 
 Not covered: whether the cases are the right ones.
 """
@@ -16,15 +21,26 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from guards.case_runs import suite_reading
 from guards.errors import ConfigError
-from guards.gates.composite import MEMBER, MEMBER_RULE
 from guards.gates.verdict import Verdict
-from guards.policy import BudgetGate, ContaminationGate, IntegrityGate, ResolvedPolicy, resolve_policy
+from guards.policy import (
+    AllOfGate,
+    AnyOfGate,
+    BudgetGate,
+    ContaminationGate,
+    EvalGate,
+    Gate,
+    IntegrityGate,
+    LeafGate,
+    OnlyIfGate,
+    ResolvedPolicy,
+    resolve_policy,
+)
 from guards.policy_cases import BuiltRuns, Case, CaseFile, CaseResult, SuiteEvidence, run_case
 from guards.strict_yaml import PositionMap, YamlPath, load_yaml_with_positions, parse_yaml, read_text
 
@@ -231,39 +247,66 @@ def _repeated_names(cases: Sequence[Case], positions: PositionMap) -> Iterator[P
         first.setdefault(case.name, index)
 
 
+def conjuncts_of(gate: Gate) -> Iterator[Gate]:
+    """The parts of a gate that can each keep a candidate from passing it; a gate without parts is its own."""
+    match gate:
+        case AllOfGate():
+            for member in gate.gates:
+                yield from conjuncts_of(member)
+        case OnlyIfGate():
+            yield from conjuncts_of(gate.then)
+        case _:
+            yield gate
+
+
 def _never_block(policy: ResolvedPolicy, tested: Iterable[TestedCase]) -> Iterator[Problem]:
-    """One problem for every gate that no case shows blocking."""
-    shown = {gate for case in tested if case.result is not None for gate in _shown_to_block(case.result)}
-    for gate in policy.policy.gates:
+    """One problem for every conjunct that no case shows blocking."""
+    shown = {gate for case in tested if case.result is not None for gate in _shown_to_block(policy, case.result)}
+    for gate in (part for whole in policy.policy.gates for part in conjuncts_of(whole)):
         if gate.id not in shown:
             where = f"{policy.source}:{policy.gate_lines.get(gate.id, 1)}"
             message = (
                 f"no case shows the gate {gate.id!r} blocking by what it reads: write one that names it under "
-                "'expect: {gates: ...}' as fail or inconclusive"
+                "'expect: {gates: ...}' as fail, or as inconclusive where it scores worse than its reference"
             )
             yield Problem(where, "case.never-blocks", message)
 
 
-def _shown_to_block(result: CaseResult) -> Iterator[str]:
-    for verdict in result.verdicts:
-        expected = result.case.expect.gates.get(verdict.gate_id)
-        if expected in ("fail", "inconclusive") and expected == verdict.outcome and _by_what_it_reads(verdict):
-            yield verdict.gate_id
+def _shown_to_block(policy: ResolvedPolicy, result: CaseResult) -> Iterator[str]:
+    verdicts = {one.gate_id: one for verdict in result.verdicts for one in (verdict, *verdict.all_members())}
+    for whole in policy.policy.gates:
+        for gate in _blocking(whole, verdicts):
+            expected = result.case.expect.gates.get(gate.id)
+            if expected in ("fail", "inconclusive") and expected == verdicts[gate.id].outcome:
+                yield gate.id
 
 
-def _by_what_it_reads(verdict: Verdict) -> bool:
-    """Whether the gate read its evidence and did not pass it; a composite: whether a member did."""
-    members = [key.removeprefix(MEMBER) for key in verdict.details if key.startswith(MEMBER)]
-    if not members:
-        return _is_finding(verdict.outcome, verdict.details.get("rule"))
-    said = ((verdict.details[f"{MEMBER}{gate}"], verdict.details.get(f"{MEMBER_RULE}{gate}")) for gate in members)
-    return any(_is_finding(words.partition(":")[0], rule) for words, rule in said)
+def _blocking(gate: Gate, verdicts: Mapping[str, Verdict]) -> Iterator[Gate]:
+    """The conjuncts of ``gate`` that block it by what they read."""
+    match gate:
+        case AllOfGate():
+            for member in gate.gates:
+                yield from _blocking(member, verdicts)
+        case OnlyIfGate():
+            if verdicts[gate.condition.id].outcome != "fail":
+                yield from _blocking(gate.then, verdicts)
+        case AnyOfGate():
+            if all(any(_blocking(member, verdicts)) for member in gate.gates):
+                yield gate
+        case _:
+            if _is_finding(gate, verdicts[gate.id]):
+                yield gate
 
 
-def _is_finding(outcome: str, rule: str | None) -> bool:
-    if outcome == "inconclusive":
-        return rule is None
-    return outcome == "fail" and rule != _COUNTS_NOTHING
+def _is_finding(gate: LeafGate, verdict: Verdict) -> bool:
+    """True if the gate read its evidence and did not pass it."""
+    rule = verdict.details.get("rule")
+    if verdict.outcome == "fail":
+        return rule != _COUNTS_NOTHING
+    if verdict.outcome == "pass" or rule is not None or verdict.observed is None or not isinstance(gate, EvalGate):
+        return False
+    as_good = 0.0 if gate.level is None else gate.level
+    return verdict.observed > as_good if gate.claim == "at_most" else verdict.observed < as_good
 
 
 def _unknown(what: str, got: str, known: Iterable[str], which: str = "") -> str:

@@ -4,10 +4,11 @@ A SQLite file that is derived from the evidence and may be deleted at will; one 
 or was written by another version, is made anew. Tables are kept under the digests of the evidence
 that they were made from, the metric and the grouping. Of every run it remembers size and time of
 ``records.jsonl`` when its digest was last found right: while both are as they were, the file is not
-opened. Else it is hashed, and a table is used only if the records are the recorded ones.
+opened. Else it is hashed, and a table is used only if the records are the recorded ones. Several processes
+may use it at once. What cannot be kept (another process holds it for long, the disk is full) is made again.
 
 Not covered: somebody who edits the cache, or the evidence without touching size and time. Nothing is
-decided on what is kept here.
+decided on what is kept here, and ``stairlock policy simulate --no-cache`` does without.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ CACHE_FILE = Path("cache") / "score_tables.db"
 _VERSION = 2
 """Of what is kept: raise it where a table of the same evidence would now be another one."""
 
+_WRITES_A_COMMIT = 500
+_BUSY_TIMEOUT_S = 30.0
+
 FileState = tuple[int, int]
 """Size in bytes, and time of the last change in nanoseconds."""
 
@@ -39,12 +43,14 @@ PRAGMA user_version = {_VERSION};
 
 
 class ScoreTableCache:
-    """An open cache. Use it as a context manager; what was kept is written at its end."""
+    """An open cache. Use it as a context manager; what is kept is written every so often, and at its end.
 
-    def __init__(self, home: Path) -> None:
-        self._path = home / CACHE_FILE
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = _opened(self._path)
+    Without a ``home`` it begins empty and is kept in no file: whatever it returns was made from the evidence.
+    """
+
+    def __init__(self, home: Path | None) -> None:
+        self._db = _empty() if home is None else _opened(home / CACHE_FILE)
+        self._n_written = 0
         self.n_found = 0
         self.n_made = 0
 
@@ -52,13 +58,13 @@ class ScoreTableCache:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._db.commit()
+        self._commit()
         self._db.close()
 
     def is_unchanged(self, evidence: str, directory: Path) -> bool:
         """True if the records in ``directory`` are those that were read when ``evidence`` was remembered."""
         query = "SELECT size, mtime_ns, records_sha256 FROM runs WHERE evidence = ?"
-        known = self._db.execute(query, (evidence,)).fetchone()
+        known = self._row(query, evidence)
         found = state_of_records(directory)
         if known is None or found is None:
             return False
@@ -72,7 +78,7 @@ class ScoreTableCache:
     def remember(self, evidence: str, before: FileState | None, records_sha256: str) -> None:
         """Note that the records of ``evidence`` were read and found right; ``before`` is their state before that."""
         if before is not None:
-            self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", (evidence, *before, records_sha256))
+            self._write("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", evidence, *before, records_sha256)
 
     def table(self, key: bytes) -> ScoreTable | None:
         """The table that was kept under ``key``; None if there is none, or it is damaged.
@@ -80,7 +86,7 @@ class ScoreTableCache:
         Raises:
             EvidenceError: the refusal that was kept under ``key``, where no table can be made.
         """
-        row = self._db.execute("SELECT payload, sha256 FROM tables WHERE key = ?", (key,)).fetchone()
+        row = self._row("SELECT payload, sha256 FROM tables WHERE key = ?", key)
         if row is None or hashlib.sha256(row[0].encode()).digest() != row[1]:
             return None
         self.n_found += 1
@@ -91,7 +97,28 @@ class ScoreTableCache:
         self.n_made += 1
         payload = json.dumps(_written(made), separators=(",", ":"))
         digest = hashlib.sha256(payload.encode()).digest()
-        self._db.execute("INSERT OR REPLACE INTO tables VALUES (?, ?, ?)", (key, payload, digest))
+        self._write("INSERT OR REPLACE INTO tables VALUES (?, ?, ?)", key, payload, digest)
+
+    def _row(self, query: str, *values: object) -> tuple[Any, ...] | None:
+        try:
+            return self._db.execute(query, values).fetchone()
+        except sqlite3.DatabaseError:
+            return None  # damaged somewhere inside: as if it were not there
+
+    def _write(self, statement: str, *values: object) -> None:
+        try:
+            self._db.execute(statement, values)
+        except sqlite3.DatabaseError:
+            return
+        self._n_written += 1
+        if self._n_written % _WRITES_A_COMMIT == 0:  # a kill loses little, and others wait little
+            self._commit()
+
+    def _commit(self) -> None:
+        try:
+            self._db.commit()
+        except sqlite3.DatabaseError:
+            self._db.rollback()
 
 
 def state_of_records(directory: Path) -> FileState | None:
@@ -126,11 +153,14 @@ def _read(value: dict[str, Any]) -> ScoreTable:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         db = _connected(path)
         if db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
             return db
         db.close()
+    except sqlite3.OperationalError:  # busy, or the file cannot be written: not damaged, so it is left alone
+        return _empty()
     except sqlite3.DatabaseError:
         pass  # not a database, or damaged: it is derived, so it is made anew
     for name in (path, *(path.with_name(path.name + suffix) for suffix in ("-journal", "-wal", "-shm"))):
@@ -140,7 +170,14 @@ def _opened(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _empty() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:")
+    db.executescript(_SCHEMA)
+    return db
+
+
 def _connected(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path)
+    db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)
+    db.execute("PRAGMA journal_mode = WAL")  # who reads does not wait for who writes
     db.execute("PRAGMA synchronous = OFF")  # nothing is lost that cannot be made again
     return db

@@ -29,15 +29,14 @@ from typing import Any, Literal, cast
 from guards.decision import decide
 from guards.errors import EvidenceError
 from guards.gates.alpha import plan_of
-from guards.gates.composite import MEMBER_RULE
 from guards.gates.evaluate import evaluate_gate
-from guards.gates.holdouts import suites_read_by_recorded
+from guards.gates.holdouts import items_read_by_recorded, reads_of_suites
 from guards.gates.inputs import GateInputs, Role
 from guards.gates.look_alpha import alpha_of_gate
 from guards.gates.verdict import Verdict, explain
 from guards.history import History
 from guards.past_looks import PastLook, RecordedVerdict
-from guards.policy import EvalGate, Gate, ResolvedPolicy
+from guards.policy import EvalGate, Gate, Policy, ResolvedPolicy
 from guards.policy_terms import PolicyTerms, members_of
 from guards.score_table_cache import ScoreTableCache
 from guards.stored_runs import FactsOf, StoredFacts, StoredRuns
@@ -164,7 +163,7 @@ class _Replay:
         self._terms = PolicyTerms.of(json.loads(new.canonical_json))
         self._old: dict[str, PolicyTerms] = {}
         self._plan = plan_of(new.policy)
-        self._reads = _Reads(history, {new.suite_digests[name] for name in new.policy.holdouts})
+        self._reads = _Reads(history, new.resolved)
 
     def judge(self, look: PastLook, result: Simulation) -> None:
         """Judge one look, and add to ``result`` what the new policy says."""
@@ -248,25 +247,24 @@ class _Replay:
 class _Reads:
     """How often each holdout was read before a look, whatever its policy; ask in the order of looks."""
 
-    def __init__(self, history: History, holdouts: set[str]) -> None:
-        self._n_read = dict.fromkeys(holdouts, 0)
-        self._looks = history.policies_of_looks() if holdouts else []
-        self._read_by = {digest: self._suites_of(history, digest) for digest in {policy for _, policy in self._looks}}
+    def __init__(self, history: History, policy: Policy) -> None:
+        self._policy = policy
+        self._looks = history.policies_of_looks() if policy.holdouts else []
+        self._read_by = {digest: self._items_of(history, digest) for digest in {policy for _, policy in self._looks}}
+        self._n_looks = Counter[frozenset[str] | None]()
         self._at = 0
 
     def before(self, look_seq: int) -> dict[str, int]:
         """By suite digest; a look whose policy is not on record read everything."""
         while self._at < len(self._looks) and self._looks[self._at][0] < look_seq:
-            read = self._read_by[self._looks[self._at][1]]
-            for digest in self._n_read:
-                self._n_read[digest] += read is None or digest in read
+            self._n_looks[self._read_by[self._looks[self._at][1]]] += 1
             self._at += 1
-        return dict(self._n_read)
+        return reads_of_suites(self._policy, self._n_looks)
 
     @staticmethod
-    def _suites_of(history: History, policy: str) -> frozenset[str] | None:
+    def _items_of(history: History, policy: str) -> frozenset[str] | None:
         recorded = history.policy(policy)
-        return None if recorded is None else suites_read_by_recorded(recorded.body.resolved)
+        return None if recorded is None else items_read_by_recorded(recorded.body.resolved)
 
 
 def _flips(recorded: Mapping[str, RecordedVerdict], known: list[Verdict], new_ids: set[str]) -> Iterator[GateFlip]:
@@ -299,7 +297,7 @@ def _decision(outcomes: list[str]) -> str:
 
 def _unknown_by(verdict: Verdict) -> str:
     """The rule by which a verdict says only that something is not stored; empty if it says more."""
-    rules = [rule for name, rule in verdict.details.items() if name == "rule" or name.startswith(MEMBER_RULE)]
+    rules = [one.details["rule"] for one in (verdict, *verdict.all_members()) if "rule" in one.details]
     if verdict.outcome != "inconclusive":
         return ""
     return next((rule for rule in rules if rule.startswith(_NOT_STORED)), "")

@@ -23,12 +23,14 @@ class SuiteFacts:
     """``metrics`` a gate may read; of these, ``unbounded`` ones need a scale, and ``binary`` ones are 0 or 1.
 
     ``items`` are those of one draw. Which ones are drawn depends on the seed, their number does not.
+    ``has_outputs`` is false for a suite that is scored by likelihoods alone.
     """
 
     metrics: tuple[str, ...]
     binary: frozenset[str]
     unbounded: frozenset[str]
     items: tuple[ItemFacts, ...]
+    has_outputs: bool
 
 
 ReadSuite = Callable[[Path], SuiteFacts]

@@ -25,4 +25,5 @@ def facts_of_suite(path: Path) -> SuiteFacts:
         binary=frozenset(suite.metrics) - NOT_BINARY,
         unbounded=frozenset(suite.metrics) & UNBOUNDED,
         items=items,
+        has_outputs=not suite.scored_by_likelihood,
     )

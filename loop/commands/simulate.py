@@ -27,18 +27,22 @@ def simulate(
     limit: Annotated[
         int, typer.Option("--limit", min=0, help="How many candidates of each kind to list; 0 lists all.")
     ] = _DEFAULT_LIMIT,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read all evidence again; believe and keep nothing under cache/.")
+    ] = False,
 ) -> None:
     """Judge every past candidate's stored evidence by another policy, and list what it would have changed.
 
     First what would have moved towards promotion (fail to pass before all else), then what away from it,
     then counts. Approvals and waivers are left aside. Nothing is recorded, and nothing is a look. What
-    cannot be replayed from stored evidence is inconclusive, and is said to be.
+    cannot be replayed from stored evidence is inconclusive, and is said to be. Whoever can write the home
+    can make its cache/ hide changes: before you approve a policy, use --no-cache.
     """
     from guards.score_table_cache import ScoreTableCache
 
     resolved = resolve_policy(new)
     opened = open_home(home)
-    with ScoreTableCache(opened.path) as cache, opened.store.read() as history:
+    with ScoreTableCache(None if no_cache else opened.path) as cache, opened.store.read() as history:
         result = simulate_policy(
             history, opened.path, resolved, cache, facts_of=lambda digest: _facts(opened.path, digest)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ FACTS = SuiteFacts(
     binary=frozenset({"refused"}),
     unbounded=frozenset({"loglik"}),
     items=tuple(ItemFacts(CLUSTERS[i % 4], {"source": str(i // 2)}) for i in range(240)),
+    has_outputs=True,
 )
 FLOOR = (
     "{id: floor, kind: eval, suite: fresh, metric: refused, claim: at_least, level: 0.7, alpha: 0.05, min_items: 50, "
@@ -29,6 +31,9 @@ FLOOR = (
 HOLDS = FLOOR.replace("floor", "holds").replace(
     "at_least, level: 0.7", "non_inferior_within, margin: 0.1, against: champion"
 )
+COLLAPSE = "{id: varied, kind: collapse, suite: fresh, against: champion, min_items: 100, min_distinct_share: 0.8}"
+INTEGRITY = "{id: same, kind: integrity, against: champion}"
+BUDGET = "{id: budget, kind: budget, max_cycles_without_person: 4, max_cost_s: 100}"
 GAIN = HOLDS.replace("id: holds", "id: gain").replace("non_inferior_within, margin: 0.1", "superior_by, margin: 0.0")
 HEAD = """\
 schema: stairlock/policy/v1
@@ -36,7 +41,7 @@ name: test
 description: For tests.
 looks: {planned: 4}
 suites: {fresh: fresh.yaml, kept: kept.yaml}
-holdouts: {kept: {reads: 2}}
+holdouts: {kept: {reads: 4}}
 approvals: {required: 2, roles: [reviewer, safety]}
 gates:
 """
@@ -74,7 +79,7 @@ def test_a_good_policy_has_no_problems_and_its_figures_are_there(tmp_path: Path)
     assert [fit.gate.id for fit in report.fits] == ["floor", "holds", "gain", "kept-floor"]
     floor, kept = report.fits[0], report.fits[3]
     assert floor.alpha_first == floor.alpha_last == 0.0125
-    assert kept.alpha_last == 0.0125 / 2 and kept.power_last < kept.power_first  # the second read of a holdout
+    assert kept.alpha_last == 0.0125 / 8 and kept.power_last < kept.power_first  # the fourth read of a holdout
     first, last = report.joint_power
     assert (first.look, last.look) == (1, 4)
     assert last.power.at_least <= last.power.independent <= last.power.at_most == min(f.power_last for f in report.fits)
@@ -164,7 +169,7 @@ def test_a_suite_that_cannot_be_read_is_reported_where_it_is_named_or_where_it_i
 
 
 def test_holdouts_are_checked_and_do_not_hide_other_problems(tmp_path: Path) -> None:
-    head = HEAD.replace("holdouts: {kept: {reads: 2}}", "holdouts: {fresh: {reads: 2}}")
+    head = HEAD.replace("holdouts: {kept: {reads: 4}}", "holdouts: {fresh: {reads: 4}}")
     report = lint(tmp_path, FLOOR.replace("0.7", "0.999"), head=head)
     assert found(report) == [
         "5:35 error policy.holdout-undeclared",
@@ -203,7 +208,7 @@ def test_a_judge_of_a_score_that_is_no_yes_or_no_is_reported(tmp_path: Path) -> 
 
 
 def test_more_labelled_outputs_than_anybody_has_are_refused(tmp_path: Path) -> None:
-    report = lint(tmp_path, FLOOR.replace("}", ", judge: j}"), tail=judged(1).replace("400", "9007199254740992"))
+    report = lint(tmp_path, FLOOR.replace("}", ", judge: j}"), tail=judged(1).replace("400", "9007199254740991"))
     assert {p.rule for p in report.problems} == {"yaml.invalid"}
 
 
@@ -227,6 +232,59 @@ def test_members_of_composite_gates_are_checked_at_their_alpha(tmp_path: Path) -
     assert report.joint_power[-1].power.at_most == min(floor.power_last, kept.power_last)
 
 
+def test_a_collapse_gate_that_needs_more_items_than_are_drawn_is_reported(tmp_path: Path) -> None:
+    assert found(lint(tmp_path, COLLAPSE, FLOOR.replace("100", "240"))) == []
+    assert found(lint(tmp_path, COLLAPSE.replace("100", "240"), FLOOR)) == []
+    assert found(lint(tmp_path, COLLAPSE.replace("100", "241"), FLOOR)) == ["9:78 error policy.too-few-items"]
+    member = f"{{id: all, kind: all_of, gates: [{FLOOR}, {COLLAPSE.replace('100', '241')}]}}"
+    assert [p.rule for p in lint(tmp_path, member).problems] == ["policy.too-few-items"]
+
+
+def test_a_collapse_gate_on_a_suite_without_outputs_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "FACTS", replace(FACTS, has_outputs=False))
+    assert found(lint(tmp_path, COLLAPSE, FLOOR)) == ["9:41 error policy.no-outputs"]
+
+
+def test_a_budget_that_the_first_candidate_exceeds_is_refused(tmp_path: Path) -> None:
+    report = lint(tmp_path, FLOOR, BUDGET.replace("person: 4", "person: 0"))
+    assert found(report) == ["10:59 error yaml.invalid"]
+
+
+@pytest.mark.parametrize(
+    ("reads", "against", "warns"),
+    [(3, "champion", True), (4, "champion", False), (4, "root", True), (4, "anchor", True), (5, "root", False)],
+)
+def test_a_holdout_that_is_spent_before_the_last_look_is_reported(
+    tmp_path: Path, reads: int, against: str, warns: bool
+) -> None:
+    gates = FLOOR, HOLDS.replace("champion", against)
+    report = lint(tmp_path, *gates, head=HEAD.replace("reads: 4", f"reads: {reads}"))
+    assert found(report) == (["6:26 warning policy.holdout-short"] if warns else [])
+    if warns:
+        (problem,) = report.problems
+        needed = 4 if against == "champion" else 5
+        assert f"got {reads}; expected at least {needed}" in problem.message
+        assert "4 looks are planned" in problem.message
+
+
+def test_a_member_of_an_any_of_that_passes_without_any_test_is_reported(tmp_path: Path) -> None:
+    def linted(*members: str) -> LintReport:
+        return lint(tmp_path, f"{{id: either, kind: any_of, gates: [{', '.join(members)}]}}")
+
+    assert found(linted(FLOOR, HOLDS)) == found(linted(INTEGRITY, BUDGET))[1:] == []
+    (problem,) = linted(FLOOR, BUDGET).problems
+    assert (problem.rule, problem.severity, problem.line) == ("policy.passes-untested", "warning", 9)
+    assert "budget alone passes either" in problem.message
+    both = f"{{id: both, kind: all_of, gates: [{INTEGRITY}, %s]}}"
+    assert found(linted(FLOOR, both % HOLDS)) == []
+    assert [p.rule for p in linted(FLOOR, both % BUDGET).problems] == ["policy.passes-untested"]
+    only_if = f"{{id: new, kind: only_if, condition: {INTEGRITY}, then: %s}}"
+    assert found(linted(FLOOR, only_if % HOLDS)) == []
+    assert [p.rule for p in linted(FLOOR, only_if % BUDGET).problems] == ["policy.passes-untested"]
+
+
 def test_a_test_that_passes_too_often_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards.policy_fit, "size_of_gate", lambda *_a, **_k: 0.0126)
     assert "9:5 error policy.size-above-alpha" in found(lint(tmp_path, FLOOR))
@@ -246,7 +304,7 @@ def test_approvals_are_checked_against_the_people_there_are(tmp_path: Path) -> N
 
 
 def test_alphas_that_floats_cannot_hold_do_not_end_in_a_crash(tmp_path: Path) -> None:
-    head = HEAD.replace("planned: 4", "planned: 1000").replace("reads: 2", "reads: 1000")
+    head = HEAD.replace("planned: 4", "planned: 1000").replace("reads: 4", "reads: 1000")
     assert "policy.cannot-pass" in {p.rule for p in lint(tmp_path, FLOOR, head=head).problems}
 
 

@@ -165,16 +165,85 @@ def test_every_gate_needs_a_case_of_its_own(tmp_path: Path) -> None:
     assert [problem.message.split("'")[1] for problem in report.problems] == ["integrity", "budget"]
 
 
-def test_a_composite_gate_blocks_as_a_whole(tmp_path: Path) -> None:
-    both = {"id": "both", "kind": "all_of", "gates": [EVAL_GATE, BUDGET]}
-    named = BLOCKS.replace("{refusal-holds: fail}", "{both: fail, refusal-holds: fail}")
-    assert run_on(tmp_path, named, both).holds
-    only_unscored = (
-        "- name: unscored\n  evidence: {suites: {refusal: {unscored: 50}}}\n  expect: {gates: {both: fail}}\n"
-    )
-    assert [rule for _, rule in found(run_on(tmp_path, only_unscored, both))] == ["case.never-blocks"]
-    either = {"id": "both", "kind": "any_of", "gates": [EVAL_GATE, BUDGET]}
-    assert "case.not-as-expected" in [rule for _, rule in found(run_on(tmp_path, named, either))]
+def never_blocking(report: PolicyTestReport) -> list[str]:
+    """The gates of which no case shows that they block; every case must come as expected."""
+    assert [problem.message for case in report.cases for problem in case.problems] == []
+    assert {problem.rule for problem in report.problems} <= {"case.never-blocks"}
+    return [problem.message.split("'")[1] for problem in report.problems]
+
+
+BROKE = """\
+- name: broke
+  evidence: {budget: {cost_s: 101}}
+  expect: {gates: {whole: fail, budget: fail}}
+"""
+CHANGED = """\
+- name: changed
+  evidence: {changed: [tokenizer]}
+  expect: {gates: {whole: fail, integrity: fail}}
+"""
+WORSE = BLOCKS.replace("{refusal-holds: fail}", "{whole: fail, refusal-holds: fail}")
+
+
+def test_every_member_of_an_all_of_needs_a_case_that_names_it(tmp_path: Path) -> None:
+    whole = {"id": "whole", "kind": "all_of", "gates": [EVAL_GATE, INTEGRITY, BUDGET]}
+    assert never_blocking(run_on(tmp_path, BROKE, whole)) == ["refusal-holds", "integrity"]
+    assert never_blocking(run_on(tmp_path, BROKE.replace(", budget: fail", ""), whole)) == [
+        "refusal-holds",
+        "integrity",
+        "budget",
+    ]
+    assert never_blocking(run_on(tmp_path, BROKE + CHANGED + WORSE, whole)) == []
+    report = run_on(tmp_path, BROKE + CHANGED, whole)
+    assert report.problems[0].where == f"{report.policy.source}:{report.policy.gate_lines['refusal-holds']}"
+
+
+def test_an_all_of_in_an_all_of_is_its_members_too(tmp_path: Path) -> None:
+    inner = {"id": "inner", "kind": "all_of", "gates": [INTEGRITY, BUDGET]}
+    whole = {"id": "whole", "kind": "all_of", "gates": [EVAL_GATE, inner]}
+    assert never_blocking(run_on(tmp_path, BROKE + WORSE, whole)) == ["integrity"]
+
+
+def test_an_any_of_blocks_where_every_member_does_by_what_it_reads(tmp_path: Path) -> None:
+    whole = {"id": "whole", "kind": "any_of", "gates": [EVAL_GATE, BUDGET]}
+    case = "- name: all\n  evidence: {suites: {refusal: %s}, budget: {cost_s: 101}}\n  expect: {gates: {whole: %s}}\n"
+    assert never_blocking(run_on(tmp_path, case % ("{metrics: {refused: {losses: 100}}}", "fail"), whole)) == []
+    assert never_blocking(run_on(tmp_path, case % ("{fault: missing}", "inconclusive"), whole)) == ["whole"]
+    assert never_blocking(run_on(tmp_path, case % ("{unscored: 50}", "fail"), whole)) == ["whole"]
+
+
+def test_an_only_if_blocks_by_what_it_asks_where_it_applies(tmp_path: Path) -> None:
+    whole = {"id": "whole", "kind": "only_if", "condition": INTEGRITY, "then": BUDGET}
+    assert never_blocking(run_on(tmp_path, BROKE, whole)) == []
+    exempt = CHANGED.replace("[tokenizer]", "[tokenizer], budget: {cost_s: 101}")
+    exempt = exempt.replace("whole: fail, integrity: fail", "whole: pass, integrity: fail, budget: fail")
+    assert never_blocking(run_on(tmp_path, exempt, whole)) == ["budget"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "counts", "outcome", "shows"),
+    [
+        ({"margin": 0.99, "min_items": 1}, "n: 1", "inconclusive", False),
+        ({"min_items": 1}, "n: 10, metrics: {refused: {gains: 1}}", "inconclusive", False),
+        ({"margin": 0.99, "min_items": 1}, "n: 1, metrics: {refused: {losses: 1}}", "fail", True),
+        ({}, "n: 240, metrics: {refused: {losses: 20}}", "inconclusive", True),
+        ({"claim": "superior_by", "margin": 0.0}, "metrics: {refused: {gains: 2, losses: 1}}", "inconclusive", False),
+        ({"claim": "superior_by", "margin": 0.0}, "metrics: {refused: {gains: 1, losses: 1}}", "fail", True),
+        (
+            {"claim": "at_least", "level": 0.7, "margin": None, "against": None},
+            "n: 100, metrics: {refused: {successes: 71}}",
+            "inconclusive",
+            False,
+        ),
+    ],
+)
+def test_a_test_that_is_open_shows_a_gate_blocking_only_where_the_estimate_is_worse(
+    tmp_path: Path, gate: dict[str, Any], counts: str, outcome: str, shows: bool
+) -> None:
+    case = f"- name: one\n  evidence: {{suites: {{refusal: {{{counts}}}}}}}\n"
+    case += f"  expect: {{gates: {{refusal-holds: {outcome}}}}}\n"
+    report = run_on(tmp_path, case, {**EVAL_GATE, **gate})
+    assert never_blocking(report) == [] if shows else never_blocking(report) == ["refusal-holds"]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from guards import actions, evidence, stored_runs
+from guards import actions, evidence, score_table_cache, stored_runs
 from guards.evidence import read_run
 from guards.gates.alpha import plan_of
 from guards.gates.evaluate import evaluate_gates
@@ -255,6 +255,35 @@ def test_a_damaged_cache_is_made_anew(world: World, tmp_path: Path, damage: str)
             db.execute(statement[damage])
     again = simulated(world, changed_floor(tmp_path))
     assert (again.changes, again.decisions) == (first.changes, first.decisions) and again.n_tables_made == 2
+
+
+def test_a_cache_that_another_process_writes_is_left_alone(world: World, tmp_path: Path) -> None:
+    sealed_and_judged(world, "a", binary(N, 60), binary(N, 60))
+    first = simulated(world, changed_floor(tmp_path))
+    path = world.store.home / CACHE_FILE
+    with sqlite3.connect(path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        again = simulated(world, changed_floor(tmp_path))
+        assert again.n_tables_read == 2 and again.changes == first.changes
+        db.execute("ROLLBACK")
+    assert simulated(world, changed_floor(tmp_path)).n_tables_read == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_table_cache, "_BUSY_TIMEOUT_S", 0.01)
+    sealed_and_judged(world, "a", binary(N, 60), binary(N, 60))
+    path = world.store.home / CACHE_FILE
+    with ScoreTableCache(world.store.home):
+        pass
+    with sqlite3.connect(path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        blocked = simulated(world, changed_floor(tmp_path))
+        db.execute("ROLLBACK")
+    assert blocked.n_tables_made == 2
+    free = simulated(world, changed_floor(tmp_path))
+    assert (free.changes, free.decisions) == (blocked.changes, blocked.decisions)
 
 
 def test_a_refusal_to_make_a_table_is_kept_too(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from guards.canonical import sha256_file
+from guards.score_table_cache import CACHE_FILE
 from tests.command_line import stairlock
 from tests.gate_world import EVAL_GATE, binary, make_policy
 from tests.store_world import UNATTENDED_APPROVALS, World, make_world, sealed_and_judged
@@ -69,6 +75,38 @@ def test_json_has_everything(world: World, tmp_path: Path) -> None:
     assert said["warning"] and said["n_judged"] == 2 and said["score_tables"] == {"from_cache": 0, "made": 2}
     again = stairlock("policy", "simulate", new, "--json", "--home", world.store.home).json
     assert again == {**said, "score_tables": {"from_cache": 2, "made": 0}}
+
+
+def test_what_is_kept_can_be_left_aside(world: World, tmp_path: Path) -> None:
+    """Whoever can write the home could keep tables there in which nothing became looser."""
+    new = policy_of(tmp_path / "new", {**GATE, "margin": 0.4})
+    command = ("policy", "simulate", new, "--json", "--home", world.store.home)
+    assert len(stairlock(*command).json["changes"]) == 1
+    poison(world.store.home / CACHE_FILE)
+    assert stairlock(*command).json["changes"] == []
+    before = sha256_file(world.store.home / CACHE_FILE)
+    said = stairlock(*command, "--no-cache").json
+    assert [change["new"] for change in said["changes"]] == ["promote"]
+    assert said["score_tables"] == {"from_cache": 0, "made": 2}
+    assert sha256_file(world.store.home / CACHE_FILE) == before
+
+
+def test_without_a_cache_none_is_made(world: World, tmp_path: Path) -> None:
+    new = policy_of(tmp_path / "new", {**GATE, "margin": 0.4})
+    assert stairlock("policy", "simulate", new, "--no-cache", "--home", world.store.home).code == 0
+    assert not (world.store.home / CACHE_FILE).parent.exists()
+
+
+def poison(cache: Path) -> None:
+    """Who lost an item lost every one, say all tables, with a right checksum of that."""
+    with closing(sqlite3.connect(cache)) as db, db:
+        for key, payload in db.execute("SELECT key, payload FROM tables").fetchall():
+            lie = json.loads(payload)
+            if any(cell[2] < cell[3] for cell in lie["cells"]):
+                lie["cells"] = [[cluster, source, 0.0, 1.0, n] for cluster, source, _, _, n in lie["cells"]]
+            text = json.dumps(lie)
+            row = (text, hashlib.sha256(text.encode()).digest(), key)
+            db.execute("UPDATE tables SET payload = ?, sha256 = ? WHERE key = ?", row)
 
 
 def test_the_list_can_be_cut(world: World, tmp_path: Path) -> None:
