@@ -63,7 +63,7 @@ _CHANGES: tuple[Change, ...] = ("architecture", "tokenizer", "chat_template", "g
 
 def with_counterexamples(change: PolicyChange, old: Policy, new: Policy) -> PolicyChange:
     """The same change, with a counterexample at the first looser item of each gate that one was found for."""
-    search = _Search(old, new)
+    search = Search(old, new)
     found: dict[str, Case | None] = {}
     items: list[ChangeItem] = []
     for item in change.items:
@@ -88,11 +88,11 @@ def as_recorded(policy: Policy) -> ResolvedPolicy:
     )
 
 
-class _Search:
-    """Both policies, and what to try on them."""
+class Search:
+    """Both policies, and what to try on them: evidence with ``n_items`` items in every suite."""
 
-    def __init__(self, old: Policy, new: Policy) -> None:
-        self._old, self._new = old, new
+    def __init__(self, old: Policy, new: Policy, *, n_items: Sequence[int] = N_ITEMS) -> None:
+        self._old, self._new, self._n_items = old, new, n_items
         planned = [old.looks.planned, new.looks.planned]
         self._looks = tuple(dict.fromkeys((1, 2, min(planned), min(planned) + 1)))
 
@@ -103,9 +103,9 @@ class _Search:
             return None
         judges = (_asking(self._old, old), None if new is None else _asking(self._new, new))
         pairs = _leaf_pairs(old, new)
-        for n in N_ITEMS:
+        for n in self._n_items:
             for line in self._policy_lines(pairs, n, reads) if is_same_gate else self._lines(pairs, n):
-                for look in self._looks if line.is_tested and n == N_ITEMS[0] else (1,):
+                for look in self._looks if line.is_tested and n == self._n_items[0] else (1,):
                     found = self._along(line, judges, gate_id, look)
                     if found is not None:
                         return found

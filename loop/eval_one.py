@@ -1,7 +1,9 @@
 """One suite, one model, no gate: for looking at a model while working on it.
 
-Not covered: the cost of looking. Items of a suite that guards promotion should not be looked at
-here; draw from another suite while developing.
+A look here is not counted, so it is refused where it would be a read of a holdout.
+
+Not covered: the cost of looking at other items; a holdout of another home, or of a policy that is not
+recorded yet; whoever reads the item file. Draw from another suite while developing.
 """
 
 from __future__ import annotations
@@ -12,14 +14,34 @@ from pathlib import Path
 from guards.canonical import sha256_bytes
 from guards.errors import StepError
 from guards.evidence import EvidenceRun, read_run
+from guards.gates.holdouts import policy_that_holds_out
+from guards.history import History
 from guards.manifest import scan_checkpoint
-from guards.policy import suite_digest
+from guards.policy import item_digests, suite_digest
 from loop.backends.local import LocalBackend
 from loop.chat_template import refuse_without_chat_template
 from loop.recorded_steps import Stage
 from loop.step import Input
 from loop.steps.evaluate_spec import evaluate_spec
 from loop.suites import load_suite
+
+
+def refuse_holdout(history: History, suite: Path) -> None:
+    """Raises ``eval.holdout`` where a policy recorded in this home holds out items of the suite.
+
+    Raises:
+        ConfigError: the suite is malformed (:func:`guards.policy.suite_digest`).
+    """
+    policy = policy_that_holds_out(history, {suite_digest(suite), *item_digests(suite)})
+    if policy is not None:
+        raise StepError(
+            "eval.holdout",
+            f"the policy {policy.name!r} of this home holds out the items of {suite}, and an answer that nobody "
+            "counts would be a read of them",
+            got=policy.policy,
+            expected="items that no policy of the home holds out",
+            fix="gate the model (stairlock gate), which is a counted look; or evaluate it on other items",
+        )
 
 
 def evaluate_suite(

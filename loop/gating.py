@@ -141,7 +141,7 @@ def _earlier_looks(home: Home, policy: ResolvedPolicy, draw: Draw) -> tuple[Look
 
 def _earlier_reads(home: Home, policy: ResolvedPolicy, draw: Draw) -> dict[str, int]:
     with home.store.read() as history:
-        return holdout_reads(history, policy.suite_digests.values(), before_seq=draw.look_seq)
+        return holdout_reads(history, policy.resolved, before_seq=draw.look_seq)
 
 
 def _recorded_verdicts(home: Home, draw: Draw) -> tuple[Verdict, ...]:

@@ -41,7 +41,8 @@ def gate_report(
             ElementTree.SubElement(case, "skipped", message=printable(f"waived {how}; {verdict.reason}"))
         elif verdict.outcome != "pass":
             _add_problem(case, _TAG_OF[verdict.outcome], verdict.outcome, verdict.reason, explain(verdict))
-        _add_text(case, "system-out", [explain(verdict), *(f"{k}: {v}" for k, v in verdict.details.items())])
+        members = map(explain, verdict.all_members())
+        _add_text(case, "system-out", [explain(verdict), *members, *(f"{k}: {v}" for k, v in verdict.details.items())])
     decision = _add_case(suite, policy_name, "decision")
     if outcome != "promote":
         _add_problem(decision, _TAG_OF.get(outcome, "error"), outcome, f"the decision is {outcome}", "\n".join(reasons))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from guards.policy_cases import Comparison
-from guards.policy_tests import PolicyTestReport, TestedCase
+from guards.policy_tests import PolicyTestReport, TestedCase, conjuncts_of
 
 
 def report_lines(report: PolicyTestReport) -> Iterator[str]:
@@ -20,7 +20,7 @@ def report_lines(report: PolicyTestReport) -> Iterator[str]:
     for problem in report.all_problems:
         yield f"{problem.where}: [{problem.rule}] {problem.message}"
     n_met = sum(case.is_met for case in report.cases)
-    n_gates = len(policy.policy.gates)
+    n_gates = sum(1 for gate in policy.policy.gates for _ in conjuncts_of(gate))
     n_never = sum(problem.rule == "case.never-blocks" for problem in report.problems)
     shown = f"{n_gates - n_never} of {_gates(n_gates)}"
     yield f"{n_met} of {len(report.cases)} cases came as expected; blocking was shown for {shown}"

@@ -192,7 +192,7 @@ def _stops(policy: Policy) -> Iterator[str]:
     if policy.looks.stop_early is None:
         return
     if not suites:
-        yield "Suites may be stopped early, but none can be here: other gates than tests read each of them whole."
+        yield "Suites may be stopped early, but none can be here: some gate reads each of them whole."
         return
     yield (
         f"Items of {_listed(suites)} are answered in {policy.looks.stop_early.blocks} parts, and no further once the "

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from guards.evidence import Cost
-from guards.gates.composite import said_by_members
 from guards.gates.early_stop import DRAWN_DETAIL
 from guards.gates.verdict import WAIVED_UNTIL_DETAIL, Verdict
 from loop.terminal_text import printable, short
@@ -96,7 +95,6 @@ def _gate_rows(verdicts: Iterable[Verdict]) -> Iterator[tuple[Text, ...]]:
             Text(figure_text(verdict.margin, verdict.kind)),
             Text(_n_text(verdict)),
         )
-        for gate_id, outcome, _ in said_by_members(verdict):
-            style = _STYLES.get(outcome, "yellow")
-            mark = Text(f"  {MARKS.get(outcome, '?')} {printable(outcome)}", style=style)
-            yield (Text(f"· {printable(gate_id)}"), mark, Text(""), Text(""), Text(""), Text(""))
+        for member in verdict.all_members():
+            mark = Text(f"  {MARKS[member.outcome]} {member.outcome}", style=_STYLES[member.outcome])
+            yield (Text(f"· {printable(member.gate_id)}"), mark, Text(""), Text(""), Text(""), Text(""))

@@ -16,7 +16,9 @@ from guards.errors import StairlockError
 from guards.evidence import EvidenceRun, Scored
 from guards.gates.verdict import explain
 from guards.statistics import clopper_pearson
+from guards.store import DATABASE_FILE
 from loop.commands.options import (
+    DEFAULT_HOME,
     DeviceOption,
     DtypeOption,
     HomeOption,
@@ -223,6 +225,7 @@ def evaluate(
     seed: Annotated[
         str | None, typer.Option("--seed", metavar="HEX", help="64 hex digits; the same seed draws the same items.")
     ] = None,
+    home: HomeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     device: DeviceOption = "auto",
@@ -230,11 +233,17 @@ def evaluate(
 ) -> None:
     """Run one suite on one model, and show its scores with exact 95% intervals.
 
-    No gate, no ledger. Do not tune a model on a suite that later guards its promotion.
+    No gate, and nothing is recorded. Do not tune a model on a suite that later guards its promotion: items
+    that a policy of the home holds out are refused.
     """
     from loop.eval_one import evaluate_suite
 
     draw_seed = None if seed is None else _seed(seed)
+    if home is not None or (DEFAULT_HOME / DATABASE_FILE).exists():
+        from loop.eval_one import refuse_holdout
+
+        with open_home(home).store.read() as history:
+            refuse_holdout(history, suite)
     with show_steps(quiet=quiet or as_json) as stage:
         run = evaluate_suite(model=model, suite=suite, out=out, seed=draw_seed, device=device, dtype=dtype, stage=stage)
     figures = summarise(run)

@@ -16,8 +16,7 @@ from guards.actions.preconditions import bound_policy
 from guards.actions.signoff import home_roles, standing_rejections
 from guards.entries import DecisionMade, Logged, RootSet, Sealed, SeedDrawn, SignedOff, WaiverSigned
 from guards.evidence import EvidenceRun
-from guards.gates.composite import said_by_members
-from guards.gates.verdict import Verdict, explain
+from guards.gates.verdict import Verdict, explain, figures_of
 from guards.history import History
 from guards.recorded_run import read_recorded_run
 from guards.store import Store
@@ -129,8 +128,9 @@ def _say_look(store: Store, history: History, look: Logged[SeedDrawn], home: Pat
 def _say_verdicts(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         say(f"  {MARKS[verdict.outcome]} {printable(explain(verdict))}")
-        for gate_id, outcome, reason in said_by_members(verdict):
-            say(f"      {MARKS.get(outcome, '?')} {printable(f'{gate_id}: {reason}')}")
+        for member in verdict.all_members():
+            said = f"{member.gate_id}: {member.reason}{figures_of(member)}"
+            say(f"      {MARKS[member.outcome]} {printable(said)}")
 
 
 def _say_waivers(store: Store, history: History, look: Logged[SeedDrawn]) -> None:

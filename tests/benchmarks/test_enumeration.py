@@ -120,12 +120,11 @@ def test_intervals_are_those_of_guards() -> None:
 def test_coverage_agrees_with_a_count_of_intervals() -> None:
     n = 24
     found = clopper_pearson_coverage(n, one_sided=False)
+    intervals = [clopper_pearson(k, n) for k in range(n + 1)]
     covering = []
     for rate in np.linspace(0.001, 0.999, 999):
         mass = [math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(n + 1)]
-        covering.append(
-            sum(p for k, p in enumerate(mass) if clopper_pearson(k, n)[0] <= rate <= clopper_pearson(k, n)[1])
-        )
+        covering.append(sum(p for p, (low, high) in zip(mass, intervals, strict=True) if low <= rate <= high))
     assert found["mean"] == pytest.approx(sum(covering) / len(covering), abs=1e-9)
     assert 0.95 <= found["least"] <= min(covering) + 1e-9
 

@@ -125,7 +125,7 @@ def spent(world: World) -> Spent:
         suite = world.policy.suite_digests["refusal"]
         return Spent(
             n_looks=len(earlier_looks(history, "test", history.count_looks("test") + 1)),
-            n_reads=holdout_reads(history, [suite], before_seq=history.size())[suite],
+            n_reads=holdout_reads(history, world.policy.resolved, before_seq=history.size())[suite],
         )
 
 
@@ -189,25 +189,29 @@ def test_giving_a_look_up_is_another_look_and_another_read(reused: World):
     assert spent(reused) == Spent(2, 2)
 
 
-def passing(world: World, alpha: float | None) -> list[Verdict]:
-    return [verdict.model_copy(update={"alpha": alpha}) for verdict in world.verdicts("pass")]
+def passing(world: World, alpha: float | None, at: int = 0) -> list[Verdict]:
+    """Everything passes, and the gate number ``at`` does with ``alpha``."""
+    verdicts = world.verdicts("pass")
+    verdicts[at] = verdicts[at].model_copy(update={"alpha": alpha})
+    return verdicts
 
 
-def record(world: World, candidate: str, alpha: float | None) -> Any:
-    verdicts = passing(world, alpha)
+def record(world: World, candidate: str, alpha: float | None, at: int = 0) -> Any:
+    verdicts = passing(world, alpha, at)
     return actions.record_verdicts(world.store, candidate=candidate, verdicts=verdicts, actor="runner")
 
 
+@pytest.mark.parametrize("at", [0, 1], ids=["champion", "anchor"])
 @pytest.mark.parametrize("n_before", [0, 1, 4])
-def test_a_test_passes_at_what_is_left_and_not_at_more(reused: World, n_before: int):
+def test_a_test_passes_at_what_is_left_and_not_at_more(reused: World, n_before: int, at: int):
     for number in range(n_before):
         reused.draw(reused.seal(f"before {number}"))
     candidate = reused.seal("one")
     reused.record_all_evidence(reused.draw(candidate))
-    left = rounded_down(ALPHA / PLANNED / 2**n_before)
+    left = rounded_down(ALPHA / PLANNED / 2**n_before / (1 + Fraction(n_before, 2) if at else 1))
     for alpha in (left * 1.000001, 0.05, -left, 0.0, None):
-        assert unchanged(reused, lambda a=alpha: record(reused, candidate, a)) == "actions.alpha-overspent"
-    assert record(reused, candidate, left)
+        assert unchanged(reused, lambda a=alpha: record(reused, candidate, a, at)) == "actions.alpha-overspent"
+    assert record(reused, candidate, left, at)
     reused.store.verify()
 
 

@@ -73,6 +73,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "unknown gate kind": ("kind: integrity", "kind: integrety", "yaml.invalid", "19:11"),
     "gate without a kind": ("    kind: integrity\n", "    against: root\n", "yaml.missing-key", "18:5"),
     "missing key": ("name: test\n", "", "yaml.missing-key", "1:1"),
+    "item digests that somebody declares": ("name: test", "name: test\nitems: {}", "policy.items-in-file", "3:1"),
     "another schema": ("policy/v1", "policy/v2", "yaml.invalid", "1:9"),
     "duplicate key": ("    margin: 0.1\n", "    margin: 0.1\n    margin: 0.9\n", "yaml.duplicate-key", "14:5"),
     "anchor": ("[reviewer, safety]", "&r [reviewer, safety]", "yaml.alias", "22:10"),

@@ -1,22 +1,28 @@
-"""The JSON Schemas for editors: current, accepting what the models accept, and marking common mistakes.
-
-The schemas are read here by a validator of a few lines that knows the keywords which they use, and
-stops at any other.
-"""
+"""The JSON Schemas for editors: current, accepting what the models accept, and marking common mistakes."""
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from guards.policy_schema import DIALECT
+from guards.roles import Roles
 from guards.strict_yaml import parse_yaml
 from loop.file_schemas import MODELS, schema_text
 from tests.command_line import stairlock
+from tests.store_world import person
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLICIES = REPOSITORY / "policies"
@@ -27,78 +33,26 @@ FILES = {
     "suite": [*(POLICIES / "suites").glob("*.yaml")],
 }
 SHIPPED = [(kind, path) for kind, paths in FILES.items() for path in sorted(paths)]
-_IGNORED = {"$schema", "$defs", "title", "description", "default", "discriminator", "format", "propertyNames"}
-_TYPES: dict[str, Any] = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "boolean": bool,
-    "null": type(None),
-    "integer": int,
-    "number": (int, float),
-}
 
 
-def fits(value: Any, schema: Any, root: dict[str, Any]) -> bool:
-    """True if ``value`` is valid under ``schema``."""
-    if isinstance(schema, bool):
-        return schema
-    return all(_fits(keyword, value, schema, root) for keyword in schema if keyword not in _IGNORED)
-
-
-def _fits(keyword: str, value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
-    says = schema[keyword]
-    match keyword:
-        case "$ref":
-            return fits(value, root["$defs"][says.rsplit("/", 1)[-1]], root)
-        case "type":
-            return isinstance(value, _TYPES[says]) and (says == "boolean") == isinstance(value, bool)
-        case "enum" | "const":
-            return value in (says if keyword == "enum" else [says])
-        case "anyOf" | "oneOf":
-            n_fitting = sum(fits(value, one, root) for one in says)
-            return n_fitting >= 1 if keyword == "anyOf" else n_fitting == 1
-        case "if":
-            branch = "then" if fits(value, says, root) else "else"
-            return fits(value, schema.get(branch, True), root)
-        case "then" | "else":
-            return True
-        case "properties":
-            known = value.items() if isinstance(value, dict) else ()
-            return all(fits(item, says[key], root) for key, item in known if key in says)
-        case "required":
-            return not isinstance(value, dict) or set(says) <= set(value)
-        case "additionalProperties":
-            others = set(value) - set(schema.get("properties", {})) if isinstance(value, dict) else set()
-            patterns = schema.get("patternProperties", {})
-            others = {key for key in others if not any(re.search(pattern, key) for pattern in patterns)}
-            return all(fits(value[key], says, root) for key in others)
-        case "patternProperties":
-            pairs = [(key, pattern) for key in value for pattern in says] if isinstance(value, dict) else []
-            return all(fits(value[key], says[pattern], root) for key, pattern in pairs if re.search(pattern, key))
-        case "items":
-            return not isinstance(value, list) or all(fits(item, says, root) for item in value)
-        case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                return True
-            allowed = {"minimum": value >= says, "maximum": value <= says}
-            return (allowed | {"exclusiveMinimum": value > says, "exclusiveMaximum": value < says})[keyword]
-        case "minItems" | "maxItems" | "minLength" | "maxLength" | "minProperties":
-            kind = {"Items": list, "Length": str, "Properties": dict}[keyword[3:]]
-            return not isinstance(value, kind) or (len(value) >= says if keyword[:3] == "min" else len(value) <= says)
-        case "pattern":
-            return not isinstance(value, str) or re.search(says, value) is not None
-        case _:
-            raise NotImplementedError(keyword)
-
-
-def schema_of(kind: str) -> dict[str, Any]:
-    return json.loads((POLICIES / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8"))
+@cache
+def validator(kind: str) -> Draft202012Validator:
+    schema = json.loads((POLICIES / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
 
 
 def is_valid(text: str, kind: str) -> bool:
-    schema = schema_of(kind)
-    return fits(parse_yaml(text, source="f")[0], schema, schema)
+    return validator(kind).is_valid(parse_yaml(text, source="f")[0])
+
+
+def is_accepted(value: Any, kind: str) -> bool:
+    """True if the model reads it, as a policy file's values are read."""
+    try:
+        MODELS[kind].model_validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -144,4 +98,56 @@ def test_shipped_files_are_valid_and_name_their_schema(kind: str, path: Path) ->
 def test_mistakes_are_marked_while_one_types(old: str, new: str) -> None:
     text = EVERYTHING.read_text(encoding="utf-8")
     assert old in text and is_valid(text, "policy")
-    assert not is_valid(text.replace(old, new), "policy")
+    wrong = text.replace(old, new)
+    assert not is_valid(wrong, "policy") and not is_accepted(parse_yaml(wrong, source="f")[0], "policy")
+
+
+ANA = person("ana", "reviewer", "safety", key=Ed25519PrivateKey.generate())
+ROLES = Roles(schema="stairlock/roles/v1", people=(ANA,), services=("ci",)).model_dump(mode="json", by_alias=True)
+VALUES: list[Any] = [None, True, 0, 1, 2, 0.5, 1.0, -1, 1e-9, 1e9, 10**30, "", "x", "a b", "A", [], {}, ["x"], {"x": 1}]
+
+
+def parsed(path: Path) -> Any:
+    return parse_yaml(path.read_text(encoding="utf-8"), source="f")[0]
+
+
+SEEDS: dict[str, list[Any]] = {kind: [parsed(path) for path in paths] for kind, paths in FILES.items()}
+SEEDS["policy-test"] = [{**file, "cases": file["cases"][:12]} for file in SEEDS["policy-test"]]
+SEEDS["roles"] = [ROLES]
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """(what holds it, key or index) of everything in ``value``."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from places(value[key])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_a_model_accepts_its_schema_accepts(kind: str) -> None:
+    """Files with a few values taken out, exchanged with each other, or replaced by odd ones."""
+    n_accepted = 0
+
+    @settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def holds(data: st.DataObject) -> None:
+        nonlocal n_accepted
+        value = copy.deepcopy(data.draw(st.sampled_from(SEEDS[kind])))
+        for _ in range(data.draw(st.integers(1, 2))):
+            every = list(places(value))
+            holder, key = every[data.draw(st.integers(0, len(every) - 1))]
+            match data.draw(st.sampled_from(["take out", "exchange", "replace"])):
+                case "take out":
+                    del holder[key]
+                case "exchange":
+                    other, its_key = every[data.draw(st.integers(0, len(every) - 1))]
+                    holder[key] = copy.deepcopy(other[its_key])
+                case _:
+                    holder[key] = data.draw(st.sampled_from(VALUES))
+        if is_accepted(value, kind):
+            n_accepted += 1
+            errors = [error.message for error in validator(kind).iter_errors(value)]
+            assert errors == []
+
+    holds()
+    assert n_accepted >= 10, "of so few nothing follows"

@@ -77,8 +77,8 @@ def test_a_waived_gate_says_until_when(width: int):
 
 
 def test_members_of_a_gate_of_gates_stand_below_it():
-    details = {"member:one": "pass: so it is (n 10)", "member:two": "inconclusive: [gate.missing-run] not there"}
-    whole = verdict("both", "inconclusive", kind="all_of", observed=None, bound=None, margin=None, details=details)
+    members = (verdict("one", "pass"), verdict("two", "inconclusive"))
+    whole = verdict("both", "inconclusive", kind="all_of", observed=None, bound=None, margin=None, members=members)
     rows = [line.rstrip() for line in printed(judged(verdicts=(whole, verdict("g", "pass")))).splitlines()]
     at = next(i for i, row in enumerate(rows) if "both" in row)
     assert "? inconclusive" in rows[at]

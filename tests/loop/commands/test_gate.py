@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from guards import actions
 from guards.errors import CheckpointError
 from tests.command_line import replace_module, stairlock
 from tests.gate_world import EVAL_GATE, make_policy, make_run
 from tests.judged_home import judged_home
-from tests.store_world import UNATTENDED_APPROVALS, World, make_checkpoint
+from tests.store_world import UNATTENDED_APPROVALS, World, make_checkpoint, make_world
 
 
 @pytest.fixture
@@ -137,6 +138,7 @@ def test_eval_shows_means_with_exact_intervals(tmp_path: Path, monkeypatch: pyte
         return make_run(tmp_path / f"run{len(seeds)}", policy, "candidate", [1, 1, 0, None, 1], clusters=clusters)
 
     replace_module(monkeypatch, "loop.eval_one", evaluate_suite=evaluate_suite)
+    monkeypatch.chdir(tmp_path)  # where there is no home
     words = ("eval", "--model", "m", "--suite", "s.yaml", "--out", tmp_path / "out")
     done = stairlock(*words, "--seed", "ab" * 32, "--json")
     assert done.code == 0 and seeds == [b"\xab" * 32]
@@ -146,6 +148,32 @@ def test_eval_shows_means_with_exact_intervals(tmp_path: Path, monkeypatch: pyte
     assert figures["by_cluster"] == {"x": 1.0, "y": 0.5}
     human = stairlock(*words).out
     assert seeds[1] is None and "0.7500  95% interval 0.194 to 0.994  (n 4)" in human and "1 unscored" in human
+
+
+def test_eval_refuses_the_items_that_a_policy_of_the_home_holds_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Path] = []
+
+    def evaluate_suite(*, suite: Path, **_: object):
+        asked.append(suite)
+        return make_run(tmp_path / f"run{len(asked)}", policy, "candidate", [1, 0])
+
+    policy = make_policy(tmp_path / "policy", EVAL_GATE, holdouts={"refusal": {"reads": 3}})
+    world = make_world(tmp_path / "world")
+    monkeypatch.setattr("loop.eval_one.evaluate_suite", evaluate_suite)
+    held, other = tmp_path / "policy" / "refusal.yaml", tmp_path / "policy" / "tasks.yaml"
+
+    def evaluated(suite: Path) -> Any:
+        return stairlock(
+            "eval", "--model", "m", "--suite", suite, "--out", tmp_path / "out", "--home", world.store.home, "--json"
+        )
+
+    assert evaluated(held).code == 0
+    actions.record_policy(world.store, policy=policy, actor="sam")
+    held.write_text("name: mine\nitems: {file: refusal.jsonl}\n")  # the same items under another suite
+    refusal = evaluated(held)
+    assert refusal.code == 1 and "eval.holdout" in refusal.err + refusal.out
+    assert evaluated(other).code == 0
+    assert asked == [held, other]
 
 
 def test_a_look_is_given_up_once_and_with_a_reason(sandbox: World):
