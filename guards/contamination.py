@@ -54,6 +54,8 @@ class Hit(Frozen):
 
 def words(text: str) -> Words:
     """The words of a text; two texts with equal words count as the same."""
+    if text.isascii():  # what follows would change nothing but case, and takes many times as long
+        return tuple(_WORD.findall(text.lower()))
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_DASHES)
     visible = "".join(char for char in folded if unicodedata.category(char) != "Cf")
     return tuple(_WORD.findall(visible))

@@ -136,16 +136,13 @@ def test_tangos_test_exceeds_its_level_where_the_reference_says() -> None:
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "unit", ["power-textbook", "power-other", "coverage-of-sources", "published", "coverage-30", "kinds-mcnemar-30"]
-)
+@pytest.mark.parametrize("unit", ["power-textbook", "power-other", "published", "coverage-30", "kinds-mcnemar-30"])
 def test_a_unit_computed_again_is_the_committed_one(unit: str) -> None:
     again = json.loads(json.dumps(statistics_grid.units()[unit]()))
     committed = {
         "power-textbook": lambda: GRID["power"]["textbook"],
         "power-other": lambda: {key: GRID["power"][key] for key in again},
         "published": lambda: GRID["published"],
-        "coverage-of-sources": lambda: GRID["coverage_of_sources"],
         "coverage-30": lambda: GRID["coverage"]["30"],
         "kinds-mcnemar-30": lambda: None,
     }[unit]()

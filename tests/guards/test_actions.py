@@ -164,7 +164,7 @@ OPERATIONS = (
 
 
 @given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(["a", "b"])), min_size=5, max_size=20))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_happens_the_log_verifies_and_no_champion_is_unearned(
     tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, str]]
 ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from guards.contamination import GateText, TrainingRow, find_contamination, row_digest, words
@@ -46,6 +46,13 @@ def kinds(rows: list[TrainingRow], texts: list[GateText], templates: tuple[str, 
 def test_texts_that_count_as_the_same(one: str, other: str) -> None:
     assert words(one) == words(other) != ()
     assert row_digest(one) == row_digest(other)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(codec="ascii"), max_size=200))
+@example("".join(map(chr, range(128))))
+def test_ascii_is_read_as_any_other_text(text: str) -> None:
+    assert words(text) == words(text + "\u200b"), "what nobody sees keeps it from being plain ASCII"
 
 
 @pytest.mark.parametrize(

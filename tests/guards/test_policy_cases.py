@@ -450,7 +450,7 @@ cases = st.builds(
 
 
 @given(case=cases)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_case_written_as_yaml_is_read_back_as_it_was(case: Case) -> None:
     text = "schema: stairlock/policy-test/v1\npolicy: ../p.yaml\ncases:\n" + case_to_yaml(case)
     assert load_yaml_text(text, "case", CaseFile).cases == (case,)
