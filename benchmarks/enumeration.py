@@ -1,7 +1,7 @@
 """Exact probabilities of what the binding tests do, vectorised: thousands of cells a second.
 
-The same sums as :mod:`guards.power` makes, with numpy and scipy in place of its loops, and for items
-of several kinds besides. tests/benchmarks/ hold it to guards.power and to guards.statistics itself.
+The same sums as :mod:`guards.authoring.power` makes, with numpy and scipy in place of its loops, and for items
+of several kinds besides. tests/benchmarks/ hold it to guards.authoring.power and to guards.statistics itself.
 
 A test of paired 0/1 outcomes is given by ``fewest``, shape (changed + 1,): the fewest gains that
 reject when that many items changed, or more than ``changed`` where none do. Every binding test has

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from guards.policy_lint import lint_policy
+from guards.authoring.policy_lint import lint_policy
 from loop.suite_facts import facts_of_suite
 
 POLICIES = Path(__file__).resolve().parents[1] / "policies"

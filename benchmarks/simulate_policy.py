@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guards.authoring.score_table_cache import CACHE_FILE
 from guards.canonical import canonical_bytes, digest_of, sha256_bytes
 from guards.decision import decide
 from guards.entries import (
@@ -45,7 +46,6 @@ from guards.gates.evaluate import evaluate_gates
 from guards.gates.inputs import GateInputs
 from guards.gates.score_table import ScoreTable, make_table
 from guards.policy import UNATTENDED, EvalGate, ResolvedPolicy, resolve_policy
-from guards.score_table_cache import CACHE_FILE
 from guards.store import Store
 
 N_ITEMS = 400

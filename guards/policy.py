@@ -4,7 +4,7 @@ A policy is a YAML file (see policies/default.yaml). Resolving it replaces every
 the digest of that suite, so that a policy's digest names the items, scorers and decoding too:
 sha256 of the RFC 8785 JSON of the result, defaults written out.
 
-Not covered: whether the gates are strict enough. ``guards.power`` says whether they can pass.
+Not covered: whether the gates are strict enough. ``guards.authoring.power`` says whether they can pass.
 """
 
 from __future__ import annotations

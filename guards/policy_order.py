@@ -11,7 +11,7 @@ more items are asked for, say); that is released by another look, or by a waiver
 people as adopting a looser policy does.
 
 Not covered: whether a policy is good; whether a looser one passes anything that exists. What it
-could pass is for :mod:`guards.policy_counterexamples` to find.
+could pass is for :mod:`guards.authoring.policy_counterexamples` to find.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from guards.case_model import Case
 from guards.evidence import Frozen
 from guards.policy import (
     AllOfGate,
@@ -49,8 +48,7 @@ Order = Literal["same", "stricter", "looser", "incomparable"]
 class ChangeItem(Frozen):
     """One difference: ``where`` it is (``gates.refusal-holds.margin``), both values as text, and what it does.
 
-    ``gate`` is the id of the top-level gate that it belongs to, if it belongs to one. ``counterexample``
-    is evidence that NEW passes and OLD does not, where somebody looked for it and found it.
+    ``gate`` is the id of the top-level gate that it belongs to, if it belongs to one.
     """
 
     where: str
@@ -59,7 +57,6 @@ class ChangeItem(Frozen):
     new: str
     change: Order
     why: str = ""
-    counterexample: Case | None = None
 
 
 class PolicyChange(Frozen):

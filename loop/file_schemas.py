@@ -6,7 +6,7 @@ import json
 
 from pydantic import BaseModel
 
-from guards.policy_schema import SCHEMAS, json_schema
+from guards.authoring.policy_schema import SCHEMAS, json_schema
 from loop.suites import SuiteSpec
 
 MODELS: dict[str, type[BaseModel]] = {**SCHEMAS, "suite": SuiteSpec}

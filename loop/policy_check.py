@@ -5,7 +5,7 @@ candidate. For each eval gate the weakest condition is computed under which it p
 out of five, exactly, at the number of items that its suite draws and at the alpha of the last
 planned look, which is the last declared read where the items are a holdout.
 
-What is wrong with a policy is for :mod:`guards.policy_lint` to find; this only says what is so.
+What is wrong with a policy is for :mod:`guards.authoring.policy_lint` to find; this only says what is so.
 
 Not covered: whether the gates are strict enough; gates that read no scores; metrics without
 bounds, where it depends on how much single items differ.
@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from guards.authoring.gate_power import Unchanged, power_of_gate
+from guards.authoring.policy_fit import CHANGE_BESIDE_A_GAIN, GOOD_POWER, GateFit
+from guards.authoring.policy_lint import lint_policy
 from guards.errors import ConfigError
-from guards.gate_power import Unchanged, power_of_gate
 from guards.policy import Policy, ResolvedPolicy
-from guards.policy_fit import CHANGE_BESIDE_A_GAIN, GOOD_POWER, GateFit
-from guards.policy_lint import lint_policy
 from loop.suite_facts import facts_of_suite
 
 _STEPS = 12
@@ -42,7 +42,7 @@ def check_policy(resolved: ResolvedPolicy) -> tuple[GateReach, ...]:
     """Every eval gate's reach, in the policy's order.
 
     Raises:
-        ConfigError: the first error that :func:`guards.policy_lint.lint_policy` finds, under its rule.
+        ConfigError: the first error that :func:`guards.authoring.policy_lint.lint_policy` finds, under its rule.
     """
     report = lint_policy(resolved.source, facts_of_suite)
     for problem in report.errors:

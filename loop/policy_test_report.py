@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from guards.policy_cases import Comparison
-from guards.policy_tests import PolicyTestReport, TestedCase, conjuncts_of
+from guards.authoring.policy_cases import Comparison
+from guards.authoring.policy_tests import PolicyTestReport, TestedCase, conjuncts_of
 
 
 def report_lines(report: PolicyTestReport) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guards.suite_facts import ItemFacts, SuiteFacts
+from guards.authoring.suite_facts import ItemFacts, SuiteFacts
 from loop.suites import SEED_BYTES, draw_items, load_suite
 
 # Mean log-likelihoods and their differences are in nats, without a bound; the probability of a token has one.

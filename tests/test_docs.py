@@ -20,8 +20,8 @@ import pytest
 import typer.main
 from pydantic import BaseModel, ValidationError
 
+from guards.authoring.policy_cases import CaseFile
 from guards.policy import resolve_policy
-from guards.policy_cases import CaseFile
 from guards.roles import Roles
 from guards.strict_yaml import load_yaml_text
 from loop.cli import app

@@ -92,6 +92,43 @@ def test_guards_names_no_model_library():
     assert not wrong
 
 
+def _advice_imported(source: str, package: str) -> list[int]:
+    """The lines on which guards.authoring, or something of it, is imported."""
+    names = list(_imported(source, package))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            (_, base), *_ = _imported(ast.unparse(node), package)
+            names += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
+    return sorted({line for line, name in names if f"{name}.".startswith("guards.authoring.")})
+
+
+def test_what_decides_does_not_import_what_advises():
+    wrong = [
+        f"{path.relative_to(REPOSITORY)}:{line}"
+        for path in _modules("guards")
+        if "authoring" not in path.parts
+        for line in _advice_imported(
+            path.read_text(encoding="utf-8"), ".".join(path.relative_to(REPOSITORY).parent.parts)
+        )
+    ]
+    assert not wrong, "guards/authoring advises authors; actions, gates and the replay may not depend on it"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from guards import authoring",
+        "from guards.authoring import power",
+        "from guards.authoring.power import least_n",
+        "import guards.authoring.power as power",
+        "def f():\n    from ..authoring import power",
+        "import importlib\nimportlib.import_module('guards.authoring.power')",
+    ],
+)
+def test_the_reader_of_advice_sees_every_kind(source: str):
+    assert _advice_imported(source, "guards.gates")
+
+
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
 def test_no_package_reads_with_what_runs_code(package: str):
     wrong = [f"{at} imports {name}" for at, name in _imports_of(package) if name in UNSAFE_READERS]

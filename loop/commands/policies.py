@@ -103,7 +103,7 @@ def test(files: TestArguments, as_json: JsonOption = False) -> None:
     A policy's file stands for tests/NAME.yaml beside it. Exits with 5 where a case did not come as
     expected, names what the policy does not have, or a gate blocks in no case.
     """
-    from guards.policy_tests import run_policy_tests
+    from guards.authoring.policy_tests import run_policy_tests
     from loop.policy_test_report import report_json, report_lines
 
     reports = [run_policy_tests(file) for file in files]

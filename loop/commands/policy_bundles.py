@@ -73,7 +73,7 @@ def install(
 
 
 def _lint(policy: ResolvedPolicy) -> list[str]:
-    from guards.policy_lint import lint_policy
+    from guards.authoring.policy_lint import lint_policy
     from loop.suite_facts import facts_of_suite
 
     report = lint_policy(policy.source, facts_of_suite)

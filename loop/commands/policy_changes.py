@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +26,7 @@ from loop.invoked_as import command_line
 from loop.terminal_text import printable
 
 if TYPE_CHECKING:
-    from guards.case_model import Case
+    from guards.authoring.case_model import Case
     from guards.policy_order import ChangeItem, PolicyChange
 
 NEEDS_APPROVALS = 4
@@ -47,15 +48,16 @@ def diff(old: OldArgument, new: NewArgument, home: HomeOption = None, as_json: J
     `policy test`. Exits with 0 where NEW is the same or stricter, and with 4 where it is looser or
     incomparable: it then needs approvals before it comes into force.
     """
-    from guards.policy_counterexamples import with_counterexamples
+    from guards.authoring.policy_counterexamples import counterexamples
     from guards.policy_order import compare
 
     before, after = _policy(old, home), _policy(new, home)
-    change = with_counterexamples(compare(before, after), before, after)
+    change = compare(before, after)
+    cases = counterexamples(change, before, after)
     if as_json:
-        say_json(_as_json(change, before, after))
+        say_json(_as_json(change, cases, before, after))
     else:
-        _show(change, before, after)
+        _show(change, cases, before, after)
     if change.needs_approvals:
         raise typer.Exit(NEEDS_APPROVALS)
 
@@ -182,15 +184,14 @@ _SAYS = {
 }
 
 
-def _show(change: PolicyChange, old: Policy, new: Policy) -> None:
+def _show(change: PolicyChange, cases: Sequence[Case | None], old: Policy, new: Policy) -> None:
+    items = list(zip(change.items, cases, strict=True))
     say(f"{change.overall}: {_SAYS[change.overall]}")
     gates = dict.fromkeys(gate.id for gate in (*old.gates, *new.gates))
     for gate in gates:
         say(f"  {printable(gate):<24} {change.of_gate(gate)}")
-        _show_items([item for item in change.items if item.gate == gate])
-    for item in change.items:
-        if item.gate is None:
-            _show_items([item], indent=2)
+        _show_items([(item, case) for item, case in items if item.gate == gate])
+    _show_items([(item, case) for item, case in items if item.gate is None], indent=2)
     if change.needs_approvals:
         needed = old.approvals.required
         say(
@@ -200,15 +201,15 @@ def _show(change: PolicyChange, old: Policy, new: Policy) -> None:
         )
 
 
-def _show_items(items: list[ChangeItem], *, indent: int = 4) -> None:
-    from guards.case_yaml import case_to_yaml
+def _show_items(items: Sequence[tuple[ChangeItem, Case | None]], *, indent: int = 4) -> None:
+    from guards.authoring.case_yaml import case_to_yaml
 
-    for item in items:
+    for item, case in items:
         why = f" ({item.why})" if item.why else ""
         values = f"{_short(item.old)} -> {_short(item.new)}"
         say(f"{' ' * indent}{printable(item.where)}: {values}: {item.change}{printable(why)}")
-        if item.counterexample is not None:
-            for line in case_to_yaml(item.counterexample).splitlines():
+        if case is not None:
+            for line in case_to_yaml(case).splitlines():
                 say(f"      {printable(line)}")
 
 
@@ -217,7 +218,7 @@ def _short(text: str) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def _as_json(change: PolicyChange, old: Policy, new: Policy) -> dict[str, Any]:
+def _as_json(change: PolicyChange, cases: Sequence[Case | None], old: Policy, new: Policy) -> dict[str, Any]:
     gates = dict.fromkeys(gate.id for gate in (*old.gates, *new.gates))
     return {
         "overall": change.overall,
@@ -225,13 +226,9 @@ def _as_json(change: PolicyChange, old: Policy, new: Policy) -> dict[str, Any]:
         "gates": {gate: change.of_gate(gate) for gate in gates},
         "items": [
             {
-                **item.model_dump(mode="json", exclude={"counterexample"}),
-                "counterexample": None if item.counterexample is None else _case_json(item.counterexample),
+                **item.model_dump(mode="json"),
+                "counterexample": None if case is None else case.model_dump(mode="json", exclude_defaults=True),
             }
-            for item in change.items
+            for item, case in zip(change.items, cases, strict=True)
         ],
     }
-
-
-def _case_json(case: Case) -> Any:
-    return case.model_dump(mode="json", exclude_defaults=True)

@@ -14,7 +14,7 @@ from loop.commands.options import JsonOption, say, say_json
 from loop.terminal_text import printable
 
 if TYPE_CHECKING:
-    from guards.policy_lint import LintReport, Problem
+    from guards.authoring.policy_lint import LintReport, Problem
 
 PROBLEMS_FOUND = 1
 """Exit code where some file has an error; warnings alone leave it at 0."""
@@ -41,7 +41,7 @@ def lint(
 
     Errors are what the loop would refuse, and gates that can never pass; the exit code is 1 then.
     """
-    from guards.policy_lint import lint_policy
+    from guards.authoring.policy_lint import lint_policy
     from loop.suite_facts import facts_of_suite
 
     people = None if roles is None else load_roles(roles)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from guards.authoring.simulate import OVERFITS, Change, Simulation, simulate_policy
 from guards.policy import resolve_policy
-from guards.simulate import OVERFITS, Change, Simulation, simulate_policy
 from loop.commands.options import HomeOption, JsonOption, open_home, say, say_field, say_json
 from loop.terminal_text import printable, short
 
@@ -38,7 +38,7 @@ def simulate(
     cannot be replayed from stored evidence is inconclusive, and is said to be. Whoever can write the home
     can make its cache/ hide changes: before you approve a policy, use --no-cache.
     """
-    from guards.score_table_cache import ScoreTableCache
+    from guards.authoring.score_table_cache import ScoreTableCache
 
     resolved = resolve_policy(new)
     opened = open_home(home)

@@ -1,4 +1,4 @@
-"""The fast enumeration says what guards.power and guards.statistics say."""
+"""The fast enumeration says what guards.authoring.power and guards.statistics say."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from benchmarks.interval_coverage import (
     tango_z,
 )
 from benchmarks.margin_nulls import SHAPES, betting_rejects, draw, robust_covers, sources
-from guards.power import at_least_power, exact_size, mcnemar_power
+from guards.authoring.power import at_least_power, exact_size, mcnemar_power
 from guards.statistics import (
     bet_fraction,
     betting_lower_bound,

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from benchmarks.lint_speed import POLICIES, policy_text
+from guards.authoring.policy_lint import lint_policy
 from guards.policy import resolve_policy
-from guards.policy_lint import lint_policy
 from loop.suite_facts import facts_of_suite
 
 RESULT = Path(__file__).resolve().parents[2] / "docs" / "results" / "lint_speed.json"

@@ -22,9 +22,9 @@ from unittest import mock
 import yaml
 
 import guards.policy
+from guards.authoring.policy_lint import lint_policy
 from guards.errors import StairlockError
 from guards.policy import resolve_policy
-from guards.policy_lint import lint_policy
 from loop.policy_words import policy_in_words
 from loop.suite_facts import facts_of_suite
 

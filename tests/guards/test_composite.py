@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from guards.authoring.power import betting_power
 from guards.decision import decide
 from guards.gates.alpha import rounded_down
 from guards.gates.composite import evaluate_composite_gate, reads_of
@@ -17,7 +18,6 @@ from guards.gates.evaluate import evaluate_gate, evaluate_gates
 from guards.gates.inputs import BudgetState, GateInputs
 from guards.gates.verdict import Outcome, Verdict
 from guards.policy import AllOfGate, CompositeGate, Gate, OnlyIfGate
-from guards.power import betting_power
 from tests.gate_world import EVAL_GATE, binary, make_inputs, make_policy, make_run
 
 OUTCOMES: tuple[Outcome, ...] = ("pass", "fail", "inconclusive")

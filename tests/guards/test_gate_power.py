@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from guards.gate_power import Unchanged, joint_power, power_of_gate, size_of_gate
-from guards.gates.judged_scores import judge_bounds
-from guards.policy import EvalGate, Judge
-from guards.power import (
+from guards.authoring.gate_power import Unchanged, joint_power, power_of_gate, size_of_gate
+from guards.authoring.power import (
     Stratum,
     at_least_power,
     betting_fewest,
@@ -26,6 +24,8 @@ from guards.power import (
     size_of_strata,
     size_where_change_is_concentrated,
 )
+from guards.gates.judged_scores import judge_bounds
+from guards.policy import EvalGate, Judge
 from guards.statistics import bet_fraction, betting_test, binomial_p_at_least, mcnemar_p_value
 from tests.gate_world import EVAL_GATE
 

@@ -10,12 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guards.case_model import BudgetUsed, Outputs
-from guards.errors import ConfigError, EvidenceError
-from guards.gates.evaluate import evaluate_gates
-from guards.gates.verdict import Verdict
-from guards.policy import ResolvedPolicy, resolve_policy
-from guards.policy_cases import (
+from guards.authoring.case_model import BudgetUsed, Outputs
+from guards.authoring.policy_cases import (
     Case,
     CaseEvidence,
     CaseFile,
@@ -29,6 +25,10 @@ from guards.policy_cases import (
     case_to_yaml,
     run_case,
 )
+from guards.errors import ConfigError, EvidenceError
+from guards.gates.evaluate import evaluate_gates
+from guards.gates.verdict import Verdict
+from guards.policy import ResolvedPolicy, resolve_policy
 from guards.run_texts import read_texts
 from guards.strict_yaml import load_yaml_text
 from tests.gate_world import EVAL_GATE, make_inputs, make_policy, make_run, policy_body

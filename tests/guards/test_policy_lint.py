@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-import guards.policy_fit
+import guards.authoring.policy_fit
+from guards.authoring.policy_lint import LintReport, lint_policy
+from guards.authoring.suite_facts import ItemFacts, SuiteFacts
 from guards.errors import SuiteError
 from guards.policy import resolve_policy
-from guards.policy_lint import LintReport, lint_policy
 from guards.roles import Roles
-from guards.suite_facts import ItemFacts, SuiteFacts
 from tests.store_world import person
 
 CLUSTERS = ("fire", "flood", "theft", "fraud")
@@ -286,7 +286,7 @@ def test_a_member_of_an_any_of_that_passes_without_any_test_is_reported(tmp_path
 
 
 def test_a_test_that_passes_too_often_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards.policy_fit, "size_of_gate", lambda *_a, **_k: 0.0126)
+    monkeypatch.setattr(guards.authoring.policy_fit, "size_of_gate", lambda *_a, **_k: 0.0126)
     assert "9:5 error policy.size-above-alpha" in found(lint(tmp_path, FLOOR))
 
 

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from guards.case_model import Case, CaseEvidence, Expectation
+from guards.authoring.case_model import Case, CaseEvidence, Expectation
+from guards.authoring.policy_cases import run_case
+from guards.authoring.policy_counterexamples import Search, as_recorded, counterexamples
 from guards.errors import StairlockError
 from guards.evidence import Frozen
 from guards.gates.alpha import LookPlan, alpha_of_look
 from guards.policy import UNATTENDED, Policy, resolve_policy
-from guards.policy_cases import run_case
-from guards.policy_counterexamples import Search, as_recorded, with_counterexamples
 from guards.policy_order import DIRECTIONS, Order, combined, compare
 
 SUITE = "sha256:" + "1" * 64
@@ -534,8 +534,7 @@ def test_a_looser_gate_has_a_counterexample_that_both_policies_agree_on(gate: st
     old = policy(gates=[GATES[gate]], holdouts={})
     edited = {key: value for key, value in {**GATES[gate], **changes}.items() if value is not None}
     new = policy(gates=[edited], holdouts={})
-    change = with_counterexamples(compare(old, new), old, new)
-    shown = [item.counterexample for item in change.items if item.counterexample is not None]
+    shown = [case for case in counterexamples(compare(old, new), old, new) if case is not None]
     assert len(shown) == 1
     gate_id = GATES[gate]["id"]
     said = {
@@ -550,9 +549,9 @@ def test_a_looser_gate_has_a_counterexample_that_both_policies_agree_on(gate: st
 @pytest.mark.parametrize("name", [name for name in GATES if name != "judged"])
 def test_a_gate_that_is_gone_has_a_counterexample(name: str):
     old, new = policy(gates=[GATES[name], GATES["judged"]]), policy(gates=[GATES["judged"]])
-    change = with_counterexamples(compare(old, new), old, new)
-    (item,) = change.items
-    assert (item.change, item.counterexample is None) == ("looser", False)
+    change = compare(old, new)
+    (item,), (case,) = change.items, counterexamples(change, old, new)
+    assert (item.change, case is None) == ("looser", False)
 
 
 @pytest.mark.parametrize(
@@ -569,13 +568,12 @@ def test_a_gate_that_is_gone_has_a_counterexample(name: str):
 )
 def test_an_edit_of_looks_or_holdouts_has_a_counterexample(changes: dict[str, Any]):
     old, new = policy(gates=[EVAL]), policy(gates=[EVAL], **changes)
-    change = with_counterexamples(compare(old, new), old, new)
-    assert [item.counterexample is not None for item in change.items] == [True]
+    assert [case is not None for case in counterexamples(compare(old, new), old, new)] == [True]
 
 
 def test_a_stricter_edit_has_no_counterexample():
     old, new = policy(gates=[EVAL]), policy(gates=[{**EVAL, "margin": 0.05}])
-    assert [item.counterexample for item in with_counterexamples(compare(old, new), old, new).items] == [None]
+    assert counterexamples(compare(old, new), old, new) == (None,)
 
 
 def test_reachable_models_are_frozen():

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from guards.authoring.policy_relations import contradictions, is_as_strict, subsumed_gates
 from guards.gates.score_table import Cell, ScoreTable
 from guards.gates.table_verdict import judge_table
 from guards.policy import EvalGate, Gate, Policy
-from guards.policy_relations import contradictions, is_as_strict, subsumed_gates
 
 BASE: dict[str, Any] = {"kind": "eval", "suite": "s", "metric": "m", "alpha": 0.05, "min_items": 9, "max_unscored": 0.1}
 GATES: TypeAdapter[Any] = TypeAdapter(Gate)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from guards.authoring.policy_cases import CaseFile, case_inputs
+from guards.authoring.policy_tests import PolicyTestReport, run_policy_tests
 from guards.errors import ConfigError
 from guards.gates.evaluate import evaluate_gates
 from guards.policy import EvalGate, Gate, ResolvedPolicy, resolve_policy
-from guards.policy_cases import CaseFile, case_inputs
-from guards.policy_tests import PolicyTestReport, run_policy_tests
 from guards.strict_yaml import load_yaml
 from tests.gate_world import EVAL_GATE, make_policy
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from guards.power import at_least_power, betting_power, exact_size, mcnemar_power
+from guards.authoring.power import at_least_power, betting_power, exact_size, mcnemar_power
 from guards.statistics import betting_test, mcnemar_p_value
 
 

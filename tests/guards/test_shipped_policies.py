@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from guards.authoring.power import at_least_power, betting_power, mcnemar_power
 from guards.gates.alpha import rounded_down
 from guards.gates.holdouts import alpha_when_all_is_used
 from guards.policy import EvalGate, resolve_policy
-from guards.power import at_least_power, betting_power, mcnemar_power
 from guards.statistics import betting_test
 from guards.strict_yaml import parse_yaml, read_text
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from guards import actions, evidence, score_table_cache, stored_runs
+from guards.authoring.score_table_cache import CACHE_FILE, ScoreTableCache
+from guards.authoring.simulate import Simulation, simulate_policy
 from guards.evidence import read_run
 from guards.gates.alpha import plan_of
 from guards.gates.evaluate import evaluate_gates
 from guards.policy import ResolvedPolicy, resolve_policy
-from guards.score_table_cache import CACHE_FILE, ScoreTableCache
-from guards.simulate import Simulation, simulate_policy
 from tests.gate_world import EVAL_GATE, FACTS, binary, make_policy, policy_body
 from tests.store_world import UNATTENDED_APPROVALS, World, make_world, sealed_and_judged
 

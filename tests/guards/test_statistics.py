@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from guards.power import exact_size
+from guards.authoring.power import exact_size
 from guards.statistics import (
     bet_fraction,
     betting_lower_bound,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from guards.policy_schema import DIALECT
+from guards.authoring.policy_schema import DIALECT
 from guards.roles import Roles
 from guards.strict_yaml import parse_yaml
 from loop.file_schemas import MODELS, schema_text

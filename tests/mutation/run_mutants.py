@@ -52,7 +52,7 @@ REASONS = Path(__file__).with_name("survivors.json")
 MODULES = (
     "guards/decision.py",
     "guards/statistics.py",
-    "guards/power.py",
+    "guards/authoring/power.py",
     "guards/policy.py",
     "guards/policy_gates.py",
     "guards/gates/alpha.py",

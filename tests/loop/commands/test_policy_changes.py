@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from guards.case_model import Case
+from guards.authoring.case_model import Case
+from guards.authoring.policy_cases import run_case
+from guards.authoring.policy_counterexamples import as_recorded
 from guards.ledger import timestamp
-from guards.policy_cases import run_case
-from guards.policy_counterexamples import as_recorded
 from guards.signing import new_key
 from guards.store import utc_now
 from loop.commands.options import actor_name

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from guards.authoring.score_table_cache import CACHE_FILE
 from guards.canonical import sha256_file
-from guards.score_table_cache import CACHE_FILE
 from tests.command_line import stairlock
 from tests.gate_world import EVAL_GATE, binary, make_policy
 from tests.store_world import UNATTENDED_APPROVALS, World, make_world, sealed_and_judged

@@ -3,7 +3,7 @@
 For each gate that an edit makes looser or incomparable, evidence is varied along the lines that the
 gate reads (more losses, more unscored items, fewer items, another length of outputs, a later look),
 up to where NEW still passes it, and OLD is asked about the same. Every answer is that of
-:func:`guards.policy_cases.run_case`, so that what is shown has been evaluated under both policies as
+:func:`guards.authoring.policy_cases.run_case`, so that what is shown has been evaluated under both policies as
 real evidence is.
 
 Not covered: a looser gate for which none is found. That shows nothing; an edit is judged by
@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from guards.canonical import canonical_bytes, sha256_bytes
-from guards.case_model import (
+from guards.authoring.case_model import (
     Case,
     CaseEvidence,
     Expectation,
@@ -25,7 +24,7 @@ from guards.case_model import (
     Items,
     SuiteEvidence,
 )
-from guards.counterexample_lines import (
+from guards.authoring.counterexample_lines import (
     Line,
     all_bad,
     between_lines,
@@ -36,6 +35,8 @@ from guards.counterexample_lines import (
     losses_line,
     with_good,
 )
+from guards.authoring.policy_cases import run_case
+from guards.canonical import canonical_bytes, sha256_bytes
 from guards.errors import StairlockError
 from guards.policy import (
     BudgetGate,
@@ -51,8 +52,7 @@ from guards.policy import (
     ResolvedPolicy,
     suites_of,
 )
-from guards.policy_cases import run_case
-from guards.policy_order import ChangeItem, PolicyChange
+from guards.policy_order import PolicyChange
 
 N_ITEMS = (240, 960)
 """Numbers of items that are tried, the usual one first."""
@@ -61,18 +61,21 @@ _NO_EVIDENCE = frozenset({"name", "suites", "approvals", "waivers", "schema"})
 _CHANGES: tuple[Change, ...] = ("architecture", "tokenizer", "chat_template", "generation_config", "dtype")
 
 
-def with_counterexamples(change: PolicyChange, old: Policy, new: Policy) -> PolicyChange:
-    """The same change, with a counterexample at the first looser item of each gate that one was found for."""
+def counterexamples(change: PolicyChange, old: Policy, new: Policy) -> tuple[Case | None, ...]:
+    """For each of the change's items a case that NEW passes and OLD does not, where one was found.
+
+    It stands at the first looser item of its gate.
+    """
     search = Search(old, new)
     found: dict[str, Case | None] = {}
-    items: list[ChangeItem] = []
+    cases: list[Case | None] = []
     for item in change.items:
         case = None
         place = item.gate or item.where
         if item.change in ("looser", "incomparable") and place not in found:
             found[place] = case = search.of_gate(item.gate) if item.gate else search.of_policy(item.where)
-        items.append(item.model_copy(update={"counterexample": case}))
-    return PolicyChange(overall=change.overall, items=tuple(items))
+        cases.append(case)
+    return tuple(cases)
 
 
 def as_recorded(policy: Policy) -> ResolvedPolicy:

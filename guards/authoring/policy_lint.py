@@ -20,16 +20,16 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from guards.approvers import approver_findings
+from guards.authoring.approvers import approver_findings
+from guards.authoring.policy_fit import GateFit, JointPowerAtLook, PolicyFit, Severity
+from guards.authoring.policy_relations import contradictions, subsumed_gates
+from guards.authoring.policy_slips import slips
+from guards.authoring.suite_facts import ReadSuite, SuiteFacts
 from guards.errors import ConfigError, StairlockError
 from guards.model_findings import Json
 from guards.policy import Policy, reference_refusals, resolve_suite, suites_of
-from guards.policy_fit import GateFit, JointPowerAtLook, PolicyFit, Severity
-from guards.policy_relations import contradictions, subsumed_gates
-from guards.policy_slips import slips
 from guards.roles import Roles
 from guards.strict_yaml import Reading, read_leniently, read_text
-from guards.suite_facts import ReadSuite, SuiteFacts
 from guards.yaml_positions import Finding, Position, PositionMap, YamlPath
 
 

@@ -3,7 +3,7 @@
 A case says only what differs. What it leaves out is "as the champion, and all passed": every item
 scored, nothing changed, outputs alike, no training row shared, the budget untouched, the first look.
 
-The models say what may be written. ``guards.policy_cases`` turns it into evidence, and checks that
+The models say what may be written. ``guards.authoring.policy_cases`` turns it into evidence, and checks that
 a policy reads what a case writes.
 """
 

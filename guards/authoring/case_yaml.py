@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from guards.case_model import Case
+from guards.authoring.case_model import Case
 
 _WIDTH = 100
 # Plain text that no YAML reader could take for anything but text, and that needs no quotes.

@@ -1,4 +1,4 @@
-"""Evidence runs of imagined checkpoints, in memory: what ``guards.case_model`` describes, item by item.
+"""Evidence runs of imagined checkpoints, in memory: what ``guards.authoring.case_model`` describes, item by item.
 
 Nothing here decides. The runs are read by the gates exactly as measured ones are, with every check
 of digests, items and draws. They need no suite that can be drawn: a case says how many items there
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from guards.authoring.case_model import Compared, Items, MetricEvidence, Outputs, SuiteEvidence
 from guards.canonical import sha256_bytes
-from guards.case_model import Compared, Items, MetricEvidence, Outputs, SuiteEvidence
 from guards.errors import ConfigError
 from guards.evidence import Cost, EvidenceRun, Record, RunManifest, Scored, Unscored, salted_digest
 from guards.gates.inputs import Role

@@ -25,7 +25,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guards.case_runs import suite_reading
+from guards.authoring.case_runs import suite_reading
+from guards.authoring.policy_cases import BuiltRuns, Case, CaseFile, CaseResult, SuiteEvidence, run_case
 from guards.errors import ConfigError
 from guards.gates.verdict import Verdict
 from guards.policy import (
@@ -41,7 +42,6 @@ from guards.policy import (
     ResolvedPolicy,
     resolve_policy,
 )
-from guards.policy_cases import BuiltRuns, Case, CaseFile, CaseResult, SuiteEvidence, run_case
 from guards.strict_yaml import PositionMap, YamlPath, load_yaml_with_positions, parse_yaml, read_text
 
 POLICY_SCHEMA = "stairlock/policy/v1"

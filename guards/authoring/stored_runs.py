@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from guards.authoring.score_table_cache import ScoreTableCache, state_of_records, table_key
 from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, read_run
 from guards.gates.eval_table import table_from_runs
@@ -16,7 +17,6 @@ from guards.gates.score_table import ScoreTable
 from guards.manifest import CheckpointFacts
 from guards.past_looks import Answer, PastLook
 from guards.policy import EvalGate, ResolvedPolicy
-from guards.score_table_cache import ScoreTableCache, state_of_records, table_key
 
 FactsOf = Callable[[str], CheckpointFacts]
 """Describes the files of a checkpoint by its digest; raises StairlockError where they are gone."""

@@ -17,10 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from guards.errors import EvidenceError
-from guards.gates.judged_scores import PART_OF_BOUND, JudgeBounds, judge_bounds
-from guards.policy import EvalGate, Judge
-from guards.power import (
+from guards.authoring.power import (
     Ints,
     at_least_power,
     betting_fewest,
@@ -31,6 +28,9 @@ from guards.power import (
     rejection_probability,
     size_where_change_is_concentrated,
 )
+from guards.errors import EvidenceError
+from guards.gates.judged_scores import PART_OF_BOUND, JudgeBounds, judge_bounds
+from guards.policy import EvalGate, Judge
 from guards.statistics import bet_fraction, binomial_upper_tail, log_e_value, log_wealth_needed
 
 DISCORDANCES = (0.02, 0.05, 0.1, 0.2, 0.4)

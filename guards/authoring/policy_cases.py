@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from guards.canonical import sha256_bytes
-from guards.case_model import (
+from guards.authoring.case_model import (
     Case,
     CaseEvidence,
     CaseFile,
@@ -26,8 +25,9 @@ from guards.case_model import (
     SharedRows,
     SuiteEvidence,
 )
-from guards.case_runs import DRAW_SEED, prompt_words, suite_reading, suite_runs
-from guards.case_yaml import case_to_yaml
+from guards.authoring.case_runs import DRAW_SEED, prompt_words, suite_reading, suite_runs
+from guards.authoring.case_yaml import case_to_yaml
+from guards.canonical import sha256_bytes
 from guards.contamination import TrainingRow
 from guards.decision import Decision, decide
 from guards.evidence import EvidenceRun
@@ -124,7 +124,7 @@ def run_case(policy: ResolvedPolicy, case: Case, *, built: BuiltRuns | None = No
     ``built`` saves time where many cases are run under one policy: the runs that they have in common
     are built once. Give an empty one to the first, and the same one to all.
 
-    Evidence that no gate of ``policy`` reads is ignored; :func:`guards.policy_tests.check_case` says
+    Evidence that no gate of ``policy`` reads is ignored; :func:`guards.authoring.policy_tests.check_case` says
     where a case has some. An expectation about a gate that the policy does not have is not met.
 
     Raises:

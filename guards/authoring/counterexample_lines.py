@@ -1,6 +1,6 @@
 """Evidence for counterexamples: lines along which a candidate gets worse in what one gate reads.
 
-Nothing here decides: :mod:`guards.policy_counterexamples` evaluates what is tried.
+Nothing here decides: :mod:`guards.authoring.policy_counterexamples` evaluates what is tried.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from guards.case_model import (
+from guards.authoring.case_model import (
     BudgetUsed,
     CaseEvidence,
     Compared,

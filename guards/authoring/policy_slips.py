@@ -4,17 +4,17 @@
 * A holdout that is spent before the last planned look.
 * An any_of gate beside whose tests one member passes without any: what the tests say does not matter then.
 
-Not covered: tests themselves (:mod:`guards.policy_fit`), and gates that say the same twice
-(:mod:`guards.policy_relations`).
+Not covered: tests themselves (:mod:`guards.authoring.policy_fit`), and gates that say the same twice
+(:mod:`guards.authoring.policy_relations`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from guards.authoring.policy_fit import Severity
+from guards.authoring.suite_facts import SuiteFacts
 from guards.policy import AllOfGate, AnyOfGate, CollapseGate, EvalGate, Gate, OnlyIfGate, Policy
-from guards.policy_fit import Severity
-from guards.suite_facts import SuiteFacts
 from guards.yaml_positions import Finding, PositionMap, YamlPath
 
 

@@ -2,7 +2,7 @@
 
 For every gate its test is worked out at the first planned look, and at the last one, which is also the
 last declared read where the items are a holdout. How likely it is to pass is exact
-(:mod:`guards.gate_power`), for a *good candidate*, which is the same for every policy:
+(:mod:`guards.authoring.gate_power`), for a *good candidate*, which is the same for every policy:
 
 ======================  =================================================================
 claim                   a good candidate
@@ -27,13 +27,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from guards.authoring.gate_power import JointPower, Unchanged, joint_power, power_of_gate, size_of_gate
+from guards.authoring.suite_facts import SuiteFacts, source_of
 from guards.errors import EvidenceError
-from guards.gate_power import JointPower, Unchanged, joint_power, power_of_gate, size_of_gate
 from guards.gates.alpha import LEAST_ALPHA, LookPlan, alpha_of_look, plan_of, rounded_down
 from guards.gates.holdouts import alpha_when_all_is_used
 from guards.gates.judged_scores import judge_bounds
 from guards.policy import AllOfGate, AnyOfGate, EvalGate, Gate, Judge, OnlyIfGate, Policy
-from guards.suite_facts import SuiteFacts, source_of
 from guards.yaml_positions import Finding, PositionMap, YamlPath
 
 GOOD_POWER = 0.8

@@ -26,6 +26,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from guards.authoring.policy_terms import PolicyTerms, members_of
+from guards.authoring.score_table_cache import ScoreTableCache
+from guards.authoring.stored_runs import FactsOf, StoredFacts, StoredRuns
 from guards.decision import decide
 from guards.errors import EvidenceError
 from guards.gates.alpha import plan_of
@@ -37,9 +40,6 @@ from guards.gates.verdict import Verdict, explain
 from guards.history import History
 from guards.past_looks import PastLook, RecordedVerdict
 from guards.policy import EvalGate, Gate, Policy, ResolvedPolicy
-from guards.policy_terms import PolicyTerms, members_of
-from guards.score_table_cache import ScoreTableCache
-from guards.stored_runs import FactsOf, StoredFacts, StoredRuns
 
 OVERFITS = (
     "a policy that is chosen by what it decides on these candidates fits these candidates (overfitting): this says "

@@ -1,7 +1,7 @@
 """Exact size and power of the binding tests, by enumeration. No simulation, so no seed.
 
 A gate that cannot pass when nothing changed is as broken as one that always passes. Policy tests
-and the linter use this module to say so beforehand (:mod:`guards.gate_power` asks it about gates).
+and the linter use this module to say so beforehand (:mod:`guards.authoring.gate_power` asks it about gates).
 
 Outcomes are modelled as alike: each item is a gain, a loss or unchanged with fixed probabilities.
 Items that differ make no test more likely to pass a bad candidate (their docstrings say why, and

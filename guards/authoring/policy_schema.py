@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from guards.case_model import CaseFile
+from guards.authoring.case_model import CaseFile
 from guards.policy import Policy
 from guards.roles import Roles
 
