@@ -63,8 +63,8 @@ def decide(
     ]
     if not approvals_ok:
         needed = policy.approvals
-        roles = f", with the roles {', '.join(needed.roles)}" if needed.roles else ""
-        return _decision("hold", "approvals", [f"{needed.required} approvals are needed{roles}", *waived], marked)
+        asked = f"{needed.required} approvals are needed, with the roles {', '.join(needed.roles)}"
+        return _decision("hold", "approvals", [asked, *waived], marked)
     passed = f"all {len(marked)} gates pass" if not waived else f"{len(marked) - len(waived)} gates pass"
     signed = "nobody had to approve" if policy.approvals.required == 0 else "the approvals are there"
     return _decision("promote", "nothing", [f"{passed}, and {signed}", *waived], marked)

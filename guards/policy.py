@@ -190,8 +190,6 @@ class Approvals(Frozen):
     def _consistent(self) -> Approvals:
         if self.required == 0 and self.unattended != UNATTENDED:
             raise wrong("policy.unattended", f"no approval is required, so 'unattended' must say: {UNATTENDED}")
-        if self.required == 0 and self.roles:
-            raise wrong("policy.approvals", "roles are asked for, but no approval is required")
         if self.required > 0 and self.unattended is not None:
             raise wrong("policy.unattended", "'unattended' contradicts the required approvals")
         if self.required > 0 and not self.roles:
@@ -307,7 +305,7 @@ def resolve_policy(path: Path) -> ResolvedPolicy:
         raise refusal
     suites = {name: resolve_suite(policy, positions, path.parent, name) for name in policy.suites}
     suite_digests = {name: digest for name, (digest, _) in suites.items()}
-    body = policy.model_dump(mode="json", by_alias=True)
+    body = policy.model_dump(by_alias=True)
     body["suites"] = suite_digests
     body["items"] = {name: items for name, (_, items) in suites.items() if items}
     data = canonical_bytes(body)

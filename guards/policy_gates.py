@@ -228,15 +228,12 @@ OnlyIfGate.model_rebuild()
 def with_members(gate: Gate, at: tuple[str | int, ...]) -> Iterator[tuple[Gate, tuple[str | int, ...]]]:
     """The gate and all of its members, with where each stands in the file; ``at`` is where the gate does."""
     yield gate, at
-    match gate:
-        case AllOfGate() | AnyOfGate():
-            for index, member in enumerate(gate.gates):
-                yield from with_members(member, (*at, "gates", index))
-        case OnlyIfGate():
-            yield from with_members(gate.condition, (*at, "condition"))
-            yield from with_members(gate.then, (*at, "then"))
-        case _:
-            pass
+    if isinstance(gate, (AllOfGate, AnyOfGate)):
+        for index, member in enumerate(gate.gates):
+            yield from with_members(member, (*at, "gates", index))
+    elif isinstance(gate, OnlyIfGate):
+        yield from with_members(gate.condition, (*at, "condition"))
+        yield from with_members(gate.then, (*at, "then"))
 
 
 def suites_of(gate: Gate) -> tuple[str, ...]:

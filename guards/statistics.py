@@ -76,10 +76,11 @@ def mean_of(counts: Histogram) -> float:
 
 
 def log_binomial_pmf(k: int, n: int, rate: float) -> float:
-    """log P(X = k) for X ~ Binomial(n, rate); ``-inf`` where that is impossible."""
-    if rate <= 0.0 or rate >= 1.0:
-        certain = 0 if rate <= 0.0 else n
-        return 0.0 if k == certain else -math.inf
+    """log P(X = k) for X ~ Binomial(n, rate).
+
+    Raises:
+        ValueError: a rate that is not above 0 and below 1.
+    """
     log_choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
     return log_choose + k * math.log(rate) + (n - k) * math.log1p(-rate)
 
@@ -94,12 +95,14 @@ def binomial_upper_tail(k: int, n: int, rate: float) -> float:
         return 1.0
     # The side that falls away from k is summed, so that no term is lost to underflow before the largest.
     if k >= n * rate:
-        return min(1.0, math.exp(log_binomial_pmf(k, n, rate)) * _tail_over_first(k, n, rate))
+        return _tail_from_the_mean_on(k, n, rate)
     # At most k - 1 successes are at least n - k + 1 failures.
-    failures = n - k + 1
-    return max(
-        0.0, 1.0 - math.exp(log_binomial_pmf(failures, n, 1.0 - rate)) * _tail_over_first(failures, n, 1.0 - rate)
-    )
+    return 1.0 - _tail_from_the_mean_on(n - k + 1, n, 1.0 - rate)
+
+
+def _tail_from_the_mean_on(k: int, n: int, rate: float) -> float:
+    """P(X >= k), for k >= 1 at or above the mean: at most 3/4, or ``rate ** n``, so no rounding lifts it above 1."""
+    return math.exp(log_binomial_pmf(k, n, rate)) * _tail_over_first(k, n, rate)
 
 
 def _tail_over_first(k: int, n: int, rate: float) -> float:
@@ -229,15 +232,17 @@ def cluster_robust_interval(source_means: Histogram, confidence: float = 0.95) -
 
 
 def _tango_z(gains: int, losses: int, n: int, difference: float) -> float:
-    """Score statistic of H0 "the difference is ``difference``"; the nuisance is its restricted MLE."""
+    """Score statistic of H0 "the difference is ``difference``"; the nuisance is its restricted MLE.
+
+    ``difference`` is above -1 and below the observed one: there the variance is positive.
+    """
     b = -gains - losses + (2 * n - gains + losses) * difference
-    c = -losses * difference * (1.0 - difference)
-    q = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
+    # b^2 - 8nc of Tango's quadratic, as a sum of what is not negative: its own terms cancel where n is large.
+    discriminant = (gains - losses - (2 * n - gains - losses) * difference) ** 2
+    discriminant += 4 * gains * losses * (1.0 - difference * difference)
+    q = (math.sqrt(discriminant) - b) / (4 * n)
     variance = n * (2.0 * q + difference * (1.0 - difference))
-    excess = gains - losses - n * difference
-    if variance <= 0.0:
-        return math.copysign(math.inf, excess) if excess else 0.0
-    return excess / math.sqrt(variance)
+    return (gains - losses - n * difference) / math.sqrt(variance)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -382,5 +387,5 @@ def _two_sided_quantile(confidence: float) -> float:
 
 
 def _check_count(k: int, n: int) -> None:
-    if n < 0 or not 0 <= k <= n:
+    if not 0 <= k <= n:
         raise ValueError(f"{k} of {n} is not a count")

@@ -3,9 +3,10 @@
 A typo must not open a gate. So a key that no model knows is refused (with the nearest known
 key), and so is whatever YAML lets two readers understand differently: duplicate keys, anchors and
 aliases, tags, merge keys, directives, several documents, numbers that are not plain decimals,
-``yes``/``no``/``on``/``off``, NaN and infinities, characters that end a line for some. The file
-becomes JSON first; the model then validates that JSON strictly, so that ``"5"`` is no number and
-``1`` is no boolean.
+``yes``/``no``/``on``/``off``, NaN and infinities, characters that end a line for some, and in braces
+and brackets what YAML 1.2 allows and 1.1 does not: tabs between values, ``?`` in a plain word, a colon
+that begins or ends one. The file becomes JSON first; the model then validates that JSON strictly, so
+that ``"5"`` is no number and ``1`` is no boolean.
 
 :func:`load_yaml` refuses a file at the first problem, and is what everything that acts on a file
 uses. :func:`read_leniently` is for linters: it goes on after a problem, and reports all of them.
@@ -53,6 +54,9 @@ _AMBIGUOUS_NUMBER = re.compile(
 )
 # NEL, LS and PS end a line, and so a comment, in YAML 1.1, and do not in 1.2.
 _AMBIGUOUS_LINE_BREAK = re.compile("[\x85\u2028\u2029]")
+# YAML 1.1 takes these for a key's marks wherever they stand in braces and brackets.
+_AMBIGUOUS_IN_FLOW = re.compile(r"\?|\A:|:\Z")
+_COMMENT = re.compile(r"#[^\r\n]*")  # in what stands between two values
 _AMBIGUOUS_BOOLEAN = re.compile(r"y|n|yes|no|on|off|true|false", re.IGNORECASE)
 _MAX_SHOWN = 5
 _MAX_SHOWN_CHARS = 80
@@ -182,13 +186,17 @@ class _Builder:
         self._report_all = report_all
         self._has_root = False
         self._stack: list[tuple[YamlPath, dict[str, Json] | list[Json]]] = []
+        self._is_flow: list[bool] = []  # in braces or brackets
         self._pending_key: list[str | type[_Unread] | None] = []
+        self._text = ""
+        self._seen_up_to = 0  # what of the text was looked at for tabs
         self._n_documents = 0
         self._unread: set[YamlPath] = set()  # values that could not be read
         self._incomplete: set[YamlPath] = set()  # mappings of which a key could not be read
 
     def read(self, text: str) -> bool:
         """Take in the whole text; false where only its beginning could be read."""
+        self._text = text
         try:
             for match in _AMBIGUOUS_LINE_BREAK.finditer(text):
                 message = f"U+{ord(match[0]):04X} ends a line for some YAML readers, and not for others"
@@ -218,6 +226,7 @@ class _Builder:
 
     def take(self, event: object) -> None:
         position = _position(event)
+        self._look_for_tabs(event)
         if isinstance(event, DocumentStartEvent):
             self._start_document(event, position)
             return
@@ -231,12 +240,26 @@ class _Builder:
         elif isinstance(event, ScalarEvent):
             self._scalar(event, position)
         elif isinstance(event, MappingStartEvent):
-            self._open({}, position)
+            self._open({}, position, is_flow=bool(_attribute(event, "flow_style")))
         elif isinstance(event, SequenceStartEvent):
-            self._open([], position)
+            self._open([], position, is_flow=bool(_attribute(event, "flow_style")))
         elif isinstance(event, (MappingEndEvent, SequenceEndEvent)):
             self._stack.pop()
             self._pending_key.pop()
+            self._is_flow.pop()
+
+    def _look_for_tabs(self, event: object) -> None:
+        """Report a tab between the last event and this one; in quotes, comments and ``|`` blocks it may stand."""
+        start = int(_attribute(_attribute(event, "start_mark"), "index") or 0)
+        end = int(_attribute(_attribute(event, "end_mark"), "index") or 0)
+        between = _COMMENT.sub(lambda comment: " " * len(comment[0]), self._text[self._seen_up_to : start])
+        if isinstance(event, ScalarEvent) and _attribute(event, "style") is None:
+            between += self._text[start:end]  # a word without quotes may not hold one either
+        at = between.find("\t")
+        if at >= 0:
+            message = "a tab between values is not valid YAML for some readers"
+            self._report("yaml.syntax", _position_of(self._seen_up_to + at, self._text), message, fix="write a space")
+        self._seen_up_to = max(self._seen_up_to, start, end)
 
     def _report(
         self, rule: str, position: Position, message: str, *, got: str = "", expected: str = "", fix: str = ""
@@ -278,6 +301,11 @@ class _Builder:
             self._cannot_read(position)
             return
         plain = _attribute(event, "style") is None
+        if plain and self._is_flow and self._is_flow[-1] and _AMBIGUOUS_IN_FLOW.search(text):
+            message = f"{shown_text(text)} in braces or brackets is read differently by different YAML readers"
+            self._report("yaml.syntax", position, message, fix="put the text in quotes")
+            self._cannot_read(position)
+            return
         path = self._stack[-1][0] if self._stack else ()
         key = self._pending_key[-1] if self._stack else None
         if self._awaits_key():
@@ -292,7 +320,10 @@ class _Builder:
 
     def _key(self, text: str, plain: bool, position: Position) -> None:
         path, mapping = self._stack[-1]
-        if plain and text == "<<":
+        if plain and text == "":
+            self._report("yaml.bad-key", position, "a key must be a plain word or a string", got="nothing")
+            self._cannot_read(position)
+        elif plain and text == "<<":
             self._report("yaml.merge-key", position, "merge keys are not allowed")
             self._cannot_read(position)
         elif text in cast(dict[str, Json], mapping):
@@ -328,7 +359,7 @@ class _Builder:
         self._report(rule, position, message, fix=fix)
         self._cannot_read(position)
 
-    def _open(self, container: dict[str, Json] | list[Json], position: Position) -> None:
+    def _open(self, container: dict[str, Json] | list[Json], position: Position, *, is_flow: bool) -> None:
         if len(self._stack) >= MAX_DEPTH:
             self._report("yaml.too-deep", position, f"nested more than {MAX_DEPTH} deep")
             raise _Enough
@@ -339,6 +370,7 @@ class _Builder:
         else:
             self._stack.append((self._add(container, position), container))
         self._pending_key.append(None)
+        self._is_flow.append(is_flow)
 
     def _add(self, value: Json, position: Position) -> YamlPath:
         """Put ``value`` where the parser stands; returns its path."""

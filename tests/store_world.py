@@ -24,9 +24,10 @@ from guards.errors import StairlockError
 from guards.gates.alpha import earlier_looks
 from guards.gates.evaluate import evaluate_gates
 from guards.gates.inputs import BudgetState, GateInputs
+from guards.gates.table_verdict import threshold
 from guards.gates.verdict import Verdict
 from guards.manifest import CheckpointManifest, scan_checkpoint
-from guards.policy import UNATTENDED, ResolvedPolicy
+from guards.policy import UNATTENDED, CompositeGate, EvalGate, Gate, ResolvedPolicy
 from guards.roles import Person, Roles
 from guards.signing import public_key_of, sign
 from guards.store import Store
@@ -83,6 +84,13 @@ def person(name: str, *roles: str, key: Ed25519PrivateKey, accounts: Sequence[st
     )
 
 
+def passing(gate: Gate) -> Verdict:
+    """A pass of this gate that contradicts neither its own figures nor its members."""
+    bound = threshold(gate) + (-0.05 if gate.claim == "at_most" else 0.05) if isinstance(gate, EvalGate) else None
+    members = tuple(passing(member) for member in gate.members) if isinstance(gate, CompositeGate) else ()
+    return Verdict(gate_id=gate.id, kind=gate.kind, outcome="pass", reason="so it is", bound=bound, members=members)
+
+
 @dataclass
 class World:
     """One home and everything that tests do in it."""
@@ -112,7 +120,7 @@ class World:
             manifest=self.manifests[name],
             policy=self.policy.digest,
             evidence=[sha256_bytes(b"the root's evidence")],
-            verdicts=self.verdicts("pass"),
+            verdicts=[passing(gate) for gate in self.policy.policy.gates],
             actor="runner",
         )
         return digest

@@ -4,7 +4,7 @@ An action that was killed has either happened or not; run again with the same ar
 returns the entry that exists. Each function's docstring says what makes it the same.
 """
 
-from guards.actions.adopt import adopt_policy, draft_policy_statement, edit_approvals, sign_policy
+from guards.actions.adopt import adopt_policy, draft_policy_statement, edit_approvals, policy_obstacle, sign_policy
 from guards.actions.bundles import install_bundle
 from guards.actions.judge import record_decision, record_evidence, record_verdicts
 from guards.actions.outcome import decision_now, read_verdict, verdicts_now, waivers_now
@@ -34,6 +34,7 @@ __all__ = [
     "halt",
     "install_bundle",
     "lift",
+    "policy_obstacle",
     "promote",
     "read_verdict",
     "recall",

@@ -18,7 +18,7 @@ from guards.actions.eligibility import policy_authors, refuse_untimely
 from guards.actions.preconditions import bound_policy, refuse_if_halted
 from guards.actions.signoff import home_roles
 from guards.canonical import sha256_bytes
-from guards.entries import Logged, PolicyInForce, PolicySignedOff, Sealed
+from guards.entries import Logged, PolicyInForce, PolicySignedOff, Sealed, SeedDrawn
 from guards.errors import ActionRefused, SignatureRefused
 from guards.history import History
 from guards.ledger import timestamp
@@ -197,8 +197,24 @@ def refuse_unless_in_force(history: History, seal: Logged[Sealed]) -> None:
             got=policy,
             expected="none" if then is None else then.body.policy,
             fix="bring the policy into force first (stairlock policy adopt FILE); it then binds candidates that are "
-            "sealed afterwards",
+            "sealed afterwards"
+            if is_latest
+            else "an edit that is no stricter binds only candidates that are first sealed after it: make another one, "
+            "or bring a policy into force that is as strict as both, and seal this one again under that",
         )
+
+
+def policy_obstacle(
+    history: History, seal: Logged[Sealed], look: Logged[SeedDrawn] | None = None
+) -> ActionRefused | None:
+    """Why a candidate cannot be promoted under the policy that binds it, whatever its gates say; None if it can."""
+    try:
+        refuse_unless_in_force(history, seal)
+        refuse_if_tightened(history, seal, look_seq=None if look is None else look.seq)
+        refuse_if_bad_bundle(history)
+    except ActionRefused as refusal:
+        return refusal
+    return None
 
 
 def refuse_if_tightened(history: History, seal: Logged[Sealed], *, look_seq: int | None = None) -> None:
@@ -219,7 +235,10 @@ def refuse_if_tightened(history: History, seal: Logged[Sealed], *, look_seq: int
             f"is {change} compared with its own",
             got=seal.body.policy,
             expected=at_look.body.policy,
-            fix="seal it again under the policy in force, and gate it under that",
+            fix="seal it again under the policy in force, and gate it under that"
+            if change == "stricter"
+            else "make another candidate: an edit that is no stricter binds only those first sealed after it; or bring "
+            "a policy into force that is as strict as both, and seal this one again under that",
         )
 
 

@@ -22,7 +22,7 @@ from guards.actions.policies import record_policy
 from guards.actions.preconditions import refuse_if_halted
 from guards.approval_terms import MAX_CLOCK_SKEW
 from guards.canonical import sha256_bytes
-from guards.durable import move_directory
+from guards.durable import locked, move_directory
 from guards.entries import BundleReceived, Logged
 from guards.errors import ActionRefused, SignatureRefused, StairlockError
 from guards.history import History
@@ -33,6 +33,7 @@ from guards.roles import Roles, load_roles
 from guards.store import Store
 
 POLICIES_DIR = "policies"
+LOCK_FILE = "policies.lock"
 AUTHOR_ROLES = ("safety", "governance")
 """Whoever signs a bundle holds one of these."""
 
@@ -69,12 +70,29 @@ def install_bundle(store: Store, *, data: bytes, actor: str, lint: Lint, roles: 
         refuse_if_halted(history)
     parent = store.home / POLICIES_DIR
     parent.mkdir(exist_ok=True)
+    with locked(store.home / LOCK_FILE):
+        bundle, path = _unpacked_into(parent, store, data, known, lint, actor)
+    installed = resolve_policy(path)
+    if installed.digest != bundle.policy_digest:
+        raise _other_policy(
+            "the files of the bundle changed while they were installed", installed, bundle.policy_digest
+        )
+    record_policy(store, policy=installed, actor=actor)
+    entry = _record_installed(store, actor, bundle_digest, bundle)
+    return InstalledBundle(entry, path, installed)
+
+
+def _unpacked_into(
+    parent: Path, store: Store, data: bytes, roles: Roles, lint: Lint, actor: str
+) -> tuple[PolicyBundle, Path]:
+    """The bundle, and its policy's file in a directory of ``parent`` named after the policy."""
     incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=parent))
     try:
         try:
-            bundle = _verified(data, known)
+            bundle = _verified(data, roles)
             policy = _unpacked(bundle, incoming, lint)
         except StairlockError as refusal:
+            bundle_digest = sha256_bytes(data)
             message = refusal.message.replace(f"{incoming}/", "")
             _record_refused(store, actor, bundle_digest, f"[{refusal.rule}] {message}"[:1000])
             raise ActionRefused(
@@ -93,12 +111,7 @@ def install_bundle(store: Store, *, data: bytes, actor: str, lint: Lint, roles: 
         move_directory(incoming, directory)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-    installed = resolve_policy(directory / bundle.policy)
-    if installed.digest != policy.digest:
-        raise _other_policy("the files of the bundle changed while they were installed", installed, policy.digest)
-    record_policy(store, policy=installed, actor=actor)
-    entry = _record_installed(store, actor, bundle_digest, bundle)
-    return InstalledBundle(entry, directory / bundle.policy, installed)
+    return bundle, directory / bundle.policy
 
 
 def _record_refused(store: Store, actor: str, bundle_digest: str, reason: str) -> Logged[BundleReceived]:

@@ -15,6 +15,7 @@ from guards.actions.outcome import decision_now, evidence_of
 from guards.actions.preconditions import (
     bound_policy,
     latest_look,
+    refuse_contradictions,
     refuse_if_champion_moved,
     refuse_if_halted,
     refuse_if_policy_moved,
@@ -28,7 +29,6 @@ from guards.entries import DecisionMade, EvidenceRecorded, Logged, Role, SeedDra
 from guards.errors import ActionRefused, EvidenceError
 from guards.evidence import EvidenceRun, read_run
 from guards.gates.alpha import earlier_looks
-from guards.gates.contradictions import contradictions
 from guards.gates.holdouts import holdout_reads
 from guards.gates.look_alpha import overspent
 from guards.gates.verdict import Verdict
@@ -141,7 +141,7 @@ def record_verdicts(
         policy = bound_policy(history, look.body.policy)
         # Refuses a gate without a verdict, and a verdict without a gate.
         decide(policy, verdicts, approvals_ok=False)
-        _refuse_contradictions(policy, verdicts)
+        refuse_contradictions(policy, verdicts)
         _refuse_overspent(history, look, policy, verdicts)
         return tuple(transaction.append(actor, body) for body in bodies)
 
@@ -190,17 +190,6 @@ def record_decision(store: Store, *, candidate: str, actor: str, roles: Roles | 
 
 def _slot(body: EvidenceRecorded) -> tuple[str, str, str]:
     return body.role, body.suite, body.checkpoint
-
-
-def _refuse_contradictions(policy: Policy, verdicts: Iterable[Verdict]) -> None:
-    """A composite says what follows from its members, and a test passes only with a bound that clears its threshold."""
-    problems = list(contradictions(policy, verdicts))
-    if problems:
-        raise ActionRefused(
-            "actions.verdict-contradicts",
-            f"verdicts contradict their own figures: {'; '.join(problems)}",
-            fix="let the gates judge this look (stairlock gate, stairlock run)",
-        )
 
 
 def _refuse_overspent(history: History, look: Logged[SeedDrawn], policy: Policy, verdicts: Iterable[Verdict]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import ValidationError
 
 from guards.entries import DecisionMade, Logged, Sealed, SeedDrawn
 from guards.errors import ActionRefused
+from guards.gates.contradictions import contradictions
+from guards.gates.verdict import Verdict
 from guards.history import History
 from guards.policy import Policy
 
@@ -147,3 +151,17 @@ def read_resolved(resolved: str) -> Policy:
             f"the policy cannot bind anything: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
             fix="this version reads other policies than the one that recorded it; use that one, or record it anew",
         ) from error
+
+
+def refuse_contradictions(policy: Policy, verdicts: Iterable[Verdict]) -> None:
+    """Raises ``actions.verdict-contradicts`` for verdicts that do not fit together.
+
+    A composite says what follows from its members, and a test passes only with a bound that clears its threshold.
+    """
+    problems = list(contradictions(policy, verdicts))
+    if problems:
+        raise ActionRefused(
+            "actions.verdict-contradicts",
+            f"verdicts contradict their own figures: {'; '.join(problems)}",
+            fix="let the gates judge this look (stairlock gate, stairlock run)",
+        )

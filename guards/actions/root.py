@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from guards.actions.preconditions import bound_policy, refuse_if_halted, refuse_if_recalled
+from guards.actions.preconditions import bound_policy, refuse_contradictions, refuse_if_halted, refuse_if_recalled
 from guards.decision import decide
 from guards.entries import Logged, RootSet
 from guards.errors import ActionRefused
@@ -32,7 +32,8 @@ def set_root(
 
     Raises:
         ActionRefused: ``actions.root-exists``, ``actions.halted``, ``actions.recalled``,
-            ``actions.policy-unknown``, ``actions.no-evidence``, ``actions.root-failed``.
+            ``actions.policy-unknown``, ``actions.no-evidence``, ``actions.root-failed``,
+            ``actions.verdict-contradicts``.
         StairlockError: the verdicts are not one for every gate (:func:`guards.decision.decide`).
     """
     checkpoint = manifest.digest
@@ -53,11 +54,13 @@ def set_root(
         refuse_if_recalled(history, checkpoint)
         if not evidence:
             raise ActionRefused("actions.no-evidence", "a root without evidence", fix="evaluate it first")
-        decision = decide(bound_policy(history, policy), verdicts, approvals_ok=True)
+        bound = bound_policy(history, policy)
+        decision = decide(bound, verdicts, approvals_ok=True)
         if decision.outcome != "promote":
             raise ActionRefused(
                 "actions.root-failed", "the root must pass every gate of its policy", got="; ".join(decision.reasons)
             )
+        refuse_contradictions(bound, verdicts)
         body = RootSet(
             checkpoint=checkpoint,
             manifest=manifest.to_json(),

@@ -11,7 +11,8 @@ Items that differ make no test more likely to pass a bad candidate (their docstr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,18 +68,18 @@ def betting_fewest(n: int, null_mean: float, alpha: float, *, fraction: float) -
 def mcnemar_fewest(n: int, alpha: float) -> Ints:
     """Fewest gains at which the exact McNemar test rejects, as :func:`betting_fewest` has them."""
     fewest: list[int] = []
-    gains = 1
+    gains = 0
     for changed in range(n + 1):
         # One more loss never helps, and one more gain never hurts: the count stays, or rises by one.
         while gains <= changed and mcnemar_p_value(gains, changed - gains) > alpha:
             gains += 1
-        fewest.append(min(gains, changed + 1))
-    return np.array(fewest, dtype=np.int64)
+        fewest.append(gains)
+    return np.array(fewest)
 
 
 def fewest_successes(n: int, level: float, alpha: float) -> int:
     """Fewest successes of ``n`` at which the exact binomial test rejects; ``n + 1`` where none do."""
-    return _first_true(lambda k: binomial_p_at_least(k, n, level) <= alpha, n + 1)
+    return bisect_left(range(n + 1), True, key=lambda k: binomial_p_at_least(k, n, level) <= alpha)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -161,11 +162,10 @@ def size_of_strata(fewest: Ints, strata: Sequence[Stratum]) -> float:
     """
     n = sum(stratum.n_items for stratum in strata)
     wave = np.exp(-2j * np.pi * np.arange(n + 1) / (n + 1))
-    half = wave[: (n + 1) // 2 + 1]
-    transform = np.ones((n + 1, len(half)), dtype=np.complex128)
+    transform = np.ones((n + 1, n + 1), dtype=np.complex128)
     for n_items, gain, loss in strata:
-        transform *= (1.0 - gain - loss + gain * wave[:, None] + loss * half[None, :]) ** n_items
-    mass = np.fft.irfft2(transform, s=(n + 1, n + 1))
+        transform *= (1.0 - gain - loss + gain * wave[:, None] + loss * wave[None, :]) ** n_items
+    mass = np.fft.ifft2(transform).real
     gains = np.arange(n + 1)[:, None]
     changed = gains + np.arange(n + 1)[None, :]
     rejected = (changed <= n) & (gains >= fewest[np.minimum(changed, n)])
@@ -213,7 +213,7 @@ def _likely(n: int, rate: float) -> tuple[int, int]:
 
 
 def _log_factorials(n: int) -> Floats:
-    logs = np.zeros(n + 1, dtype=np.float64)
+    logs = np.zeros(n + 1)
     logs[1:] = np.log(np.arange(1, n + 1))
     np.cumsum(logs, out=logs)
     return logs
@@ -227,14 +227,13 @@ def _log_pmf(k: Ints, n: int, rate: float) -> Floats:
 
 def _upper_tails(least: Ints, n: Ints, rate: float) -> Floats:
     """P(X >= least) for X ~ Binomial(n, rate), element by element."""
-    most = int(n.max(initial=0))
-    log_factorial = _log_factorials(most)
+    log_factorial = _log_factorials(int(n.max()))
     # Up to where the terms are negligible: the mean's far side, or the tail's own fall.
     reach = np.minimum(n, np.ceil(np.maximum(least, n * rate) + _SIGMAS * np.sqrt(n * 0.25)) + _COUNTS_BESIDE)
-    width = int(np.max(reach - least, initial=0)) + 1
+    width = int(np.max(reach - least)) + 1
     k = least[:, None] + np.arange(width)[None, :]
-    valid = (k <= n[:, None]) & (k >= 0)
-    k = np.clip(k, 0, n[:, None])
+    valid = k <= n[:, None]
+    k = np.minimum(k, n[:, None])
     failures = n[:, None] - k
     log_choose = log_factorial[n][:, None] - log_factorial[k] - log_factorial[failures]
     log_mass = log_choose + _times_log(k, rate) + _times_log(failures, 1.0 - rate)
@@ -246,15 +245,3 @@ def _times_log(count: Ints, probability: float) -> Floats:
     if probability > 0.0:
         return count * np.float64(math.log(probability))
     return np.where(count > 0, -np.inf, 0.0)
-
-
-def _first_true(holds: Callable[[int], bool], end: int) -> int:
-    """Smallest i in [0, end) with ``holds(i)``, which stays true once it is; ``end`` if there is none."""
-    low, high = 0, end
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low

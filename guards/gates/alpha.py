@@ -118,9 +118,10 @@ def earlier_looks(history: History, policy_name: str, look: int) -> tuple[LookPl
 def _recorded_alphas(gate: _RecordedGate, divisor: int) -> Iterator[tuple[str, Fraction]]:
     if gate.alpha is not None:
         yield gate.id, exact_alpha(gate.alpha) / divisor
-    if gate.kind == "any_of":
-        divisor *= max(1, len(gate.gates))
-    for member in (*gate.gates, gate.condition, gate.then):
+    n_sharing = len(gate.gates) if gate.kind == "any_of" else 1
+    for member in gate.gates:
+        yield from _recorded_alphas(member, divisor * n_sharing)
+    for member in (gate.condition, gate.then):
         if member is not None:
             yield from _recorded_alphas(member, divisor)
 
@@ -154,10 +155,11 @@ def _in_a_row(plans: Sequence[LookPlan]) -> Iterator[tuple[LookPlan, int]]:
 def _size(alpha: Fraction, planned: int, spending: Spending, *, spent: Fraction, n_used: int, n_looks: int) -> Fraction:
     """What ``n_looks`` looks under one plan spend, after ``n_used`` that spent ``spent``."""
     before = share_spent(spending, n_used, planned, alpha)
-    if before == 1 or spent >= alpha:
+    if before == 1:
         return Fraction(0)
     after = share_spent(spending, n_used + n_looks, planned, alpha)
-    return (alpha - spent) * (after - before) / (1 - before)
+    left = max(Fraction(0), alpha - spent)
+    return left * (after - before) / (1 - before)
 
 
 @lru_cache(maxsize=4096)
@@ -189,4 +191,4 @@ def exact_alpha(alpha: float | Fraction) -> Fraction:
 def rounded_down(alpha: Fraction) -> float:
     """The largest float whose decimal, which is what the log and people read, is not above ``alpha``."""
     nearest = float(alpha)
-    return nearest if exact_alpha(nearest) <= alpha else math.nextafter(nearest, 0.0)
+    return nearest if exact_alpha(nearest) <= alpha else math.nextafter(nearest, -math.inf)

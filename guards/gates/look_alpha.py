@@ -69,7 +69,7 @@ def alpha_left(
         )
     if gate.suite in policy.holdouts:
         alpha = divided_by_reads(gate, alpha, _checked_reads(gate, policy, n_earlier_reads))
-    if alpha < LEAST_ALPHA:
+    if alpha < exact_alpha(LEAST_ALPHA):
         raise EvidenceError(
             "gate.alpha-spent",
             f"so little alpha is left that no test can be computed with it: {float(alpha):.2g} of {gate.alpha:g}",

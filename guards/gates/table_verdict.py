@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from guards.errors import EvidenceError
 from guards.gates.judged_scores import JudgeBounds, judge_bounds
 from guards.gates.score_table import Cell, ScoreTable
-from guards.gates.verdict import Outcome, Verdict
+from guards.gates.verdict import MCNEMAR, Outcome, Verdict
 from guards.policy import EvalGate, Judge
 from guards.statistics import (
     Histogram,
@@ -320,7 +320,7 @@ def _test_difference(
     if is_binary and null_mean == 0.0 and not betting_only:
         p_value = mcnemar_p_value(gains, losses)
         bound = mcnemar_lower_bound(gains, losses, n, alpha)
-        details |= {"test": "exact McNemar", "p_value": f"{p_value:.6g}"}
+        details |= {"test": MCNEMAR, "p_value": f"{p_value:.6g}"}
         return _Finding(p_value <= alpha, mean, bound, details)
     result = betting_test_of_counts(values.counts, null_mean, alpha)
     details |= {"test": _betting_on(gate), "log_e_value": f"{result.log_e_value:.6g}"}

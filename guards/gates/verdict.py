@@ -15,6 +15,8 @@ WAIVER_DETAIL = "waiver"
 """Where ``details`` say until when an inconclusive verdict is waived, for which ticket, by whom and why."""
 WAIVED_UNTIL_DETAIL = "waived until"
 """Where they say that time alone, in ISO form."""
+MCNEMAR = "exact McNemar"
+"""What ``details["test"]`` says of that test."""
 _FIGURES = ("observed", "bound", "margin", "alpha")
 
 
@@ -82,10 +84,15 @@ def explain(verdict: Verdict) -> str:
 
 
 def figures_of(verdict: Verdict) -> str:
-    """The figures that a verdict has, and its policy line, in brackets after a space; empty where there are none."""
+    """The figures that a verdict has, and its policy line, in brackets after a space; empty where there are none.
+
+    McNemar's bound is of the mean difference given how many items changed, and says so: over all draws its
+    sign is right as often as the test's size says, and its size is not.
+    """
+    bound = "bound given what changed" if verdict.details.get("test") == MCNEMAR else "bound"
     figures = [
         f"{name} {_shown(value)}"
-        for name, value in (("observed", verdict.observed), ("bound", verdict.bound), ("required", verdict.margin))
+        for name, value in (("observed", verdict.observed), (bound, verdict.bound), ("required", verdict.margin))
         if value is not None
     ]
     if verdict.n:

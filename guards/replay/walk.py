@@ -44,6 +44,7 @@ from guards.entries import (
     WaiverSigned,
 )
 from guards.errors import LedgerError, StairlockError
+from guards.gates.contradictions import contradictions
 from guards.gates.verdict import Verdict
 from guards.policy import Policy
 from guards.replay.adoption import (
@@ -192,6 +193,8 @@ def _check_root(past: Past, entry: Logged[Body], body: RootSet) -> None:
         raise not_allowed(entry, refusal.message, got=refusal.got) from refusal
     if decision.outcome != "promote":
         raise not_allowed(entry, "it did not pass every gate", got="; ".join(decision.reasons))
+    for problem in contradictions(policy, verdicts):
+        raise not_allowed(entry, f"its figures contradict it: {problem}")
 
 
 def _check_run(past: Past, entry: Logged[Body]) -> None:

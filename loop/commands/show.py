@@ -15,6 +15,7 @@ from guards.actions import ApprovalStatus
 from guards.actions.preconditions import bound_policy
 from guards.actions.signoff import home_roles, standing_rejections
 from guards.entries import DecisionMade, Logged, RootSet, Sealed, SeedDrawn, SignedOff, WaiverSigned
+from guards.errors import ActionRefused
 from guards.evidence import EvidenceRun
 from guards.gates.verdict import Verdict, explain, figures_of
 from guards.history import History
@@ -57,6 +58,7 @@ def show(
         say_field("status", status)
         if sealed is not None:
             _say_provenance(sealed)
+            _say_obstacle(history, sealed, look)
         else:
             _say_root(history.root())
         if look is not None:
@@ -91,6 +93,20 @@ def _say_provenance(sealed: Logged[Sealed]) -> None:
     say("provenance")
     for name, value in _flat("", body.provenance):
         say(f"  {printable(name, max_chars=40)}: {printable(value, max_chars=_MAX_VALUE_CHARS)}")
+
+
+def _obstacle(history: History, sealed: Logged[Sealed], look: Logged[SeedDrawn] | None) -> ActionRefused | None:
+    """None also for what was promoted already: an edit of the policy takes nothing back."""
+    if history.status(sealed.body.candidate) in ("champion", "past-champion", "recalled"):
+        return None
+    return actions.policy_obstacle(history, sealed, look)
+
+
+def _say_obstacle(history: History, sealed: Logged[Sealed], look: Logged[SeedDrawn] | None) -> None:
+    obstacle = _obstacle(history, sealed, look)
+    if obstacle is not None:
+        say(f"it cannot be promoted as it stands: {printable(obstacle.message)} [{obstacle.rule}]")
+        say(f"  {printable(obstacle.fix or '')}")
 
 
 def _say_root(root: Logged[RootSet] | None) -> None:
@@ -256,10 +272,12 @@ def _as_json(
     suites: Sequence[SuiteFlips] | None,
 ) -> dict[str, Any]:
     decision = None if look is None else history.decision(look.seq)
+    obstacle = None if sealed is None else _obstacle(history, sealed, look)
     shown: dict[str, Any] = {
         "checkpoint": digest,
         "status": status,
         "sealed": None if sealed is None else sealed.as_json(),
+        "cannot_be_promoted": None if obstacle is None else {"rule": obstacle.rule, "message": obstacle.message},
         "look": None if look is None else look.as_json(),
         "evidence": [] if look is None else [item.as_json() for item in history.evidence(look.seq)],
         "verdicts": [] if look is None else _verdicts_json(store, history, look),

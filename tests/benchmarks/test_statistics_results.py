@@ -24,8 +24,8 @@ from benchmarks.enumeration import (
 from benchmarks.interval_coverage import tango_size
 from benchmarks.policy_false_passes import default_policy_false_passes
 from benchmarks.statistics_tables import PAGE, RESULTS, filled, load_results
+from guards.authoring.power import at_least_power, exact_size, mcnemar_power
 from guards.gates.alpha import LookPlan, alpha_of_look
-from guards.power import at_least_power, exact_size, mcnemar_power
 
 GRID: dict[str, Any] = json.loads((RESULTS / "statistics.json").read_text(encoding="utf-8"))
 DEFAULT_POLICY: list[dict[str, Any]] = json.loads((RESULTS / "default_policy.json").read_text(encoding="utf-8"))

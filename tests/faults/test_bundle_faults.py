@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,14 @@ def test_a_good_bundle_is_unpacked_and_can_be_adopted(world: World):
 def test_the_same_bundle_again_is_the_entry_that_exists(world: World):
     data = sign_bundle(bundle_of(world), world.keys["cy"])
     assert install(world, data).entry == install(world, data).entry
+
+
+def test_a_bundle_that_two_install_at_once(world: World):
+    data = sign_bundle(bundle_of(world), world.keys["cy"])
+    with ThreadPoolExecutor(4) as pool:
+        installed = list(pool.map(lambda _: install(world, data), range(4)))
+    assert len({one.entry.seq for one in installed}) == 1
+    assert len({one.path for one in installed}) == 1
 
 
 def test_a_policy_with_item_files_and_suites_elsewhere_is_packed_whole(tmp_path: Path):

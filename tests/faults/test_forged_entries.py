@@ -521,8 +521,10 @@ def test_a_root_that_failed_is_refused(story: Story):
     at = next(entry.seq for entry in story.entries if entry.kind == "root")
     root = story.last(RootSet)
     failed = {**root.verdicts[0], "outcome": "fail"}
+    contradicting = {**root.verdicts[0], "bound": "-0.9"}  # it passes, and its bound does not
     for wrong in (
         {"verdicts": (failed, *root.verdicts[1:])},
+        {"verdicts": (contradicting, *root.verdicts[1:])},
         {"verdicts": root.verdicts[:1]},
         {"policy": DIGEST},
         {"checkpoint": DIGEST},

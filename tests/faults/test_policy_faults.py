@@ -84,6 +84,15 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "directive": ("schema:", "%YAML 1.1\n---\nschema:", "yaml.directive", "2:1"),
     "second document": ("approvals:", "---\napprovals:", "yaml.many-documents", "20:1"),
     "not YAML": ("[reviewer, safety]", "[reviewer, safety", "yaml.syntax", "23:9"),
+    "tab in braces": ("{planned: 2}", "{planned: \t2}", "yaml.syntax", "4:18"),
+    "tab before a colon in braces": ("{planned: 2}", "{planned\t: 2}", "yaml.syntax", "4:16"),
+    "tab before a comment": ("name: test", "name: test\t# x", "yaml.syntax", "2:11"),
+    "tab on a line of its own in brackets": ("[reviewer, safety]", "[reviewer,\n\t safety]", "yaml.syntax", "23:1"),
+    "question in braces": ("{planned: 2}", "{planned: 2?}", "yaml.syntax", "4:18"),
+    "colon at the end of a word in brackets": ("[reviewer, safety]", "[reviewer:, safety]", "yaml.syntax", "22:11"),
+    "colon at the beginning of one": ("[reviewer, safety]", "[reviewer, ::safety]", "yaml.syntax", "22:21"),
+    "nothing for a key": ("name: test", "name: test\n: x", "yaml.bad-key", "3:1"),
+    "nothing for a key in braces": ("{planned: 2}", "{planned: 2, : 2}", "yaml.bad-key", "4:22"),
     "control character": ("name: test", "name: te\x1bst", "yaml.syntax", "2:9"),
     "line of a comment for some": ("name: test", "name: test # x\u2028y: 1", "yaml.line-break", "2:15"),
     "line of its own for some": ("  refusal: refusal.yaml", "  refusal: refusal.yaml\x85", "yaml.line-break", "6:24"),
@@ -116,6 +125,12 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "empty cluster list": ("min_items: 50", "min_items: 50\n    clusters: []", "yaml.invalid", "17:15"),
     "duplicate gate": ("id: integrity", "id: refusal-holds", "policy.duplicate-gate", "18:9"),
     "gate of an undeclared suite": ("    suite: refusal", "    suite: refusals", "policy.unknown-suite", "10:12"),
+    "contamination of an undeclared suite": (
+        "kind: integrity",
+        "kind: contamination\n    suites: [refusals]",
+        "policy.unknown-suite",
+        "20:13",
+    ),
     "suite file missing": ("refusal: refusal.yaml", "refusal: gone.yaml", "policy.missing-suite", "6:12"),
     "two roles, one person": ("required: 2", "required: 1", "policy.approvals", "21:3"),
     "one role twice": ("[reviewer, safety]", "[safety, safety]", "policy.approvals", "21:3"),
@@ -229,6 +244,10 @@ def test_composites_and_judges_are_accepted(tmp_path: Path) -> None:
     assert [gate.id for gate in resolved.policy.leaf_gates()] == ["refusal-holds", "one", "two", "integrity"]
     assert resolved.gate_lines == {"refusal-holds": 8, "both": 18, "one": 21, "two": 23, "integrity": 25}
     assert resolve_policy(write(tmp_path, nested(MAX_COMPOSITE_DEPTH))).policy.gate("g1") is not None
+    parts = "    condition:\n      {id: c, kind: integrity}\n    then:\n      {id: t, kind: integrity}\n"
+    only_if = POLICY.replace("    kind: integrity\n", f"    kind: only_if\n{parts}")
+    lines = {"refusal-holds": 8, "integrity": 18, "c": 21, "t": 23}
+    assert resolve_policy(write(tmp_path, only_if)).gate_lines == lines
 
 
 EXTENDED_CASES: dict[str, tuple[str, str, str, str]] = {
@@ -256,6 +275,13 @@ EXTENDED_CASES: dict[str, tuple[str, str, str, str]] = {
         "      {id: c, kind: any_of, gates: [{id: x, kind: integrity}, {id: z, kind: integrity}]}\n",
         "policy.condition-kind",
         "29:7",
+    ),
+    "a consequence against an anchor": (
+        "  - id: integrity\n    kind: integrity\n",
+        "  - id: if\n    kind: only_if\n    condition: {id: c, kind: integrity}\n    then:\n"
+        + (MEMBER % ("w", "anchor")).replace("- {", "  {"),
+        "policy.composite-anchor",
+        "30:19",
     ),
     "a condition without a consequence": (
         "  - id: integrity\n    kind: integrity\n",
@@ -372,6 +398,12 @@ def test_a_waiver_in_a_policy_is_refused_whatever_it_says(waivers: str, tmp_path
     assert error.rule == "policy.waiver-in-file"
     assert error.message.startswith(f"{path}:25:10: ")
     assert resolve_policy(write(tmp_path, f"{POLICY}waivers: []\n")).policy.waivers == ()
+
+
+@pytest.mark.parametrize("waivers", ["null", "{}", "''", "0", "false"])
+def test_what_is_no_list_of_waivers_is_not_an_empty_one(waivers: str, tmp_path: Path) -> None:
+    error = refusal(write(tmp_path, f"{POLICY}waivers: {waivers}\n"))
+    assert (error.rule, error.message.split(": ")[0]) == ("yaml.invalid", f"{tmp_path / 'policy.yaml'}:25:10")
 
 
 def test_a_collapse_gate_without_a_limit_is_refused(tmp_path: Path) -> None:

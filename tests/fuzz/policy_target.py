@@ -3,9 +3,14 @@
 1. Nothing but a :class:`StairlockError` comes out of resolving, linting or explaining it.
 2. What resolving refuses, the linter reports under the same rule; what the linter finds no error in
    can be resolved.
-3. No policy loads with a key that nobody declared. The keys are read by another YAML reader than ours
-   (PyYAML), and the declared ones are written down here by hand.
-4. Nothing takes more than 5 seconds.
+3. What loads is read by another YAML reader than ours (PyYAML) too, with the same texts in the same
+   places. A file that it refuses, and we load, is a violation, not a failure of this check.
+4. No policy loads with a key that nobody declared. The keys are those that the other reader found, and
+   the declared ones are written down here by hand.
+5. Nothing takes more than 5 seconds.
+
+Not covered: whether a text is a number, null or a word. There the readers differ (``1e3`` is a word to
+PyYAML), and the texts alone are compared.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import guards.policy
 from guards.authoring.policy_lint import lint_policy
 from guards.errors import StairlockError
 from guards.policy import resolve_policy
+from guards.strict_yaml import parse_yaml
 from loop.policy_words import policy_in_words
 from loop.suite_facts import facts_of_suite
 
@@ -107,12 +113,54 @@ class PolicyTarget:
         self.tally.n_loaded += 1
         if errors - LINT_ONLY:
             raise Violated(f"it loads, and the linter reports {sorted(errors - LINT_ONLY)}")
-        undeclared = undeclared_keys(yaml.load(data, Loader=yaml.BaseLoader))
+        try:
+            theirs = yaml.load(data, Loader=yaml.BaseLoader)
+        except (yaml.YAMLError, ValueError) as error:
+            raise Violated(f"it loads, and the other reader refuses it: {error}") from error
+        ours, _ = parse_yaml(data.decode("utf-8"), source="ours")
+        if not same_texts(ours, theirs):
+            raise Violated("it loads, and the other reader reads something else")
+        undeclared = undeclared_keys(theirs)
         if undeclared:
             raise Violated(f"it loads with keys that nobody declared: {undeclared}")
         for paragraph in policy_in_words(resolved):
             if not paragraph:
                 raise Violated("an empty paragraph")
+
+
+def same_texts(ours: Any, theirs: Any) -> bool:
+    """True if the plain data that we read was written with the texts that the other reader found."""
+    match ours:
+        case dict():
+            if not isinstance(theirs, dict) or [*ours] != [_joined(key) for key in theirs]:
+                return False
+            return all(same_texts(mine, other) for mine, other in zip(ours.values(), theirs.values(), strict=True))
+        case list():
+            if not isinstance(theirs, list) or len(ours) != len(theirs):
+                return False
+            return all(map(same_texts, ours, theirs))
+        case _ if not isinstance(theirs, str):
+            return False
+        case None:
+            return theirs in ("", "~", "null")
+        case bool():
+            return theirs == str(ours).lower()
+        case int() | float():
+            return _is_number(theirs, ours)
+        case _:
+            return ours == _joined(theirs)
+
+
+def _joined(text: Any) -> Any:
+    """Two escapes that name the halves of one character, as that character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(text, str) else text
+
+
+def _is_number(text: str, number: float) -> bool:
+    try:
+        return type(number)(text) == number
+    except ValueError:
+        return False
 
 
 def undeclared_keys(policy: Any) -> list[str]:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from tests.fuzz.policy_mutations import file_number, seeds
-from tests.fuzz.policy_target import PolicyTarget, Violated, undeclared_keys
+from guards.authoring.policy_lint import lint_policy
+from guards.errors import StairlockError
+from guards.strict_yaml import parse_yaml
+from loop.suite_facts import facts_of_suite
+from tests.fuzz.policy_mutations import POLICIES, SEEDS, file_number, seeds
+from tests.fuzz.policy_target import PolicyTarget, Violated, same_texts, undeclared_keys
 from tests.fuzz.run_policies import SEED, run_at_random
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -67,6 +74,100 @@ def test_what_the_target_looks_for_would_be_found(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tests.fuzz.policy_target.resolve_policy", lambda _path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         target(good)
+
+
+TABBED = (SEEDS / "small.yaml").read_bytes().replace(b"{planned: 2}", b"{planned: \t2}")
+
+
+def test_a_reader_that_takes_what_the_other_refuses_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = PolicyTarget(tmp_path)
+    target(TABBED)
+    assert dict(target.tally.refused) == {"yaml.syntax": 1}
+    monkeypatch.setattr("guards.strict_yaml._Builder._look_for_tabs", lambda _builder, _event: None)
+    with pytest.raises(Violated, match="the other reader refuses it"):
+        target(TABBED)
+
+
+def test_a_reader_that_reads_otherwise_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = parse_yaml
+
+    def shouting(text: str, *, source: str) -> Any:
+        value, positions = parse(text, source=source)
+        assert isinstance(value, dict)
+        return value | {"name": "OTHER"}, positions
+
+    monkeypatch.setattr("tests.fuzz.policy_target.parse_yaml", shouting)
+    with pytest.raises(Violated, match="reads something else"):
+        PolicyTarget(tmp_path)(seeds()[0])
+
+
+def test_a_linter_that_misses_what_resolving_refuses_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = lint_policy(POLICIES / "default.yaml", facts_of_suite)
+    monkeypatch.setattr("tests.fuzz.policy_target.lint_policy", lambda _path, _facts: clean)
+    with pytest.raises(Violated, match=r"refused under yaml\.syntax, and the linter reports"):
+        PolicyTarget(tmp_path)(TABBED)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"a": 1}, {"a": "2"}),
+        ({"a": 1}, {"b": "1"}),
+        ({"a": 1, "b": 2}, {"b": "2", "a": "1"}),
+        ({"a": 1}, {"a": "1", "b": "2"}),
+        ([1], ["1", "2"]),
+        ([1], {"1": ""}),
+        ({"a": None}, {"a": "x"}),
+        (True, "yes"),
+        (1, "1.0"),
+        (0.5, "half"),
+        ("a", {"a": ""}),
+        ("a", "a "),
+    ],
+)
+def test_texts_that_differ_are_told_apart(ours: Any, theirs: Any) -> None:
+    assert not same_texts(ours, theirs)
+
+
+def test_what_is_read_at_all_is_read_alike_by_the_other_reader() -> None:
+    # Any YAML, not only policies: there, what reads otherwise is nearly always refused for what it says.
+    n_read = 0
+    for text in [*_every_piece_at_every_place("{a: [x], b: c}"), *(_yaml_number(number) for number in range(500))]:
+        try:
+            ours, _ = parse_yaml(text, source="ours")
+        except StairlockError:
+            continue
+        if isinstance(ours, (dict, list)):  # a file that is one word says nothing to anybody who reads it
+            n_read += 1
+            assert same_texts(ours, yaml.load(text.encode(), Loader=yaml.BaseLoader)), repr(text)
+    assert n_read > 300
+
+
+def _every_piece_at_every_place(text: str) -> list[str]:
+    return [text[:at] + piece + text[at:] for at in range(len(text) + 1) for piece in PIECES]
+
+
+def _yaml_number(number: int) -> str:
+    rng = random.Random(f"yaml/{number}")
+    text = rng.choice(STARTS)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        at = rng.randrange(len(text) + 1)
+        text = text[:at] + rng.choice(PIECES) + text[at + (rng.random() < 0.3) :]
+    return text
+
+
+STARTS = (
+    "a: {b: [1, x], c: 'd e'}\n",
+    'a:\n  - b: "c\n    d"\n  - >\n    e\n    f\nq: [a, {b: c}]\n',
+    '{"a": 1, "b": [2, "x"]}\n',
+    "a: |\n  x\n   y\n\nb: >-\n  z\n\n  w\n",
+    "a: b c\n  d\nq: 'x'\n",
+)
+PIECES = (
+    *": , ? [ ] { } \" ' | > # \\ ! & * % @ ` ~ = - 1 e a \xa0 \ufeff \U0001f600".split(" "),
+    *("\t", " ", "\n", "\n  ", "\n    ", "\r", "\r\n", ": ", "- ", "? ", ", ", " #", "''", '""', "---", "...", "\n- "),
+    *("\\\n  ", "\\t", "\\x41", "\\/", "\\u0041", "? a\n: b", "<<", "a:b", "a#b", "::", ",]", ",}", "[,", "1e3", "2.5"),
+)
 
 
 def test_the_committed_run_was_long_enough_and_found_nothing() -> None:

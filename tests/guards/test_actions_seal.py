@@ -64,6 +64,7 @@ def test_the_root_is_set_once(world: World):
         (lambda world: {"verdicts": world.verdicts("fail")}, "actions.root-failed"),
         (lambda world: {"verdicts": world.verdicts("pass")[:1]}, "decision.missing-verdict"),
         (lambda world: {"verdicts": []}, "decision.no-verdicts"),
+        (lambda world: {"verdicts": world.verdicts("pass", bound=-0.9)}, "actions.verdict-contradicts"),
         (lambda world: {"evidence": []}, "actions.no-evidence"),
         (lambda world: {"evidence": ["not a digest"]}, "actions.bad-argument"),
         (lambda world: {"policy": DIGEST}, "actions.policy-unknown"),

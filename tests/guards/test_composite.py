@@ -13,10 +13,10 @@ import pytest
 from guards.authoring.power import betting_power
 from guards.decision import decide
 from guards.gates.alpha import rounded_down
-from guards.gates.composite import evaluate_composite_gate, reads_of
+from guards.gates.composite import evaluate_composite_gate, reads_of, what_follows
 from guards.gates.evaluate import evaluate_gate, evaluate_gates
 from guards.gates.inputs import BudgetState, GateInputs
-from guards.gates.verdict import Outcome, Verdict
+from guards.gates.verdict import Outcome, Verdict, explain
 from guards.policy import AllOfGate, CompositeGate, Gate, OnlyIfGate
 from tests.gate_world import EVAL_GATE, binary, make_inputs, make_policy, make_run
 
@@ -67,7 +67,27 @@ def test_any_of_passes_where_one_does_and_fails_where_all_do(outcomes: tuple[Out
 def test_only_if_asks_unless_its_condition_fails(condition: Outcome, then: Outcome, tmp_path: Path) -> None:
     verdict = outcome_for(tmp_path, "only_if", (condition, then))
     assert verdict.outcome == ("pass" if condition == "fail" else then)
-    assert ("does not apply" in verdict.reason) == (condition == "fail")
+    if condition == "fail":
+        assert verdict.reason == "it does not apply: m0 fails"
+        return
+    applies = {"pass": "it applies", "inconclusive": "it counts as applying: m0 is open"}[condition]
+    says = {"pass": "m1 passes", "fail": "m1 fails", "inconclusive": "m1 is inconclusive"}[then]
+    assert verdict.reason == f"{applies}, and {says}"
+
+
+@pytest.mark.parametrize("kind", ["all_of", "any_of", "only_if"])
+def test_an_outcome_that_nobody_thought_of_leaves_the_whole_open(kind: str, tmp_path: Path) -> None:
+    (gate,) = make_policy(tmp_path, composite(kind, budget("a"), budget("b"))).policy.gates
+    assert isinstance(gate, CompositeGate)
+    known = Verdict(gate_id="a", kind="budget", outcome="fail" if kind == "any_of" else "pass", reason="so it is")
+    unknown = known.model_copy(update={"gate_id": "b", "outcome": "maybe"})
+    assert what_follows(gate, (known, unknown))[0] == "inconclusive"
+
+
+def test_a_composite_of_a_policy_that_was_in_no_file_names_no_line(tmp_path: Path) -> None:
+    policy = make_policy(tmp_path, composite("all_of", budget("a"), budget("b")))
+    (verdict,) = evaluate_gates(make_inputs(policy.model_copy(update={"gate_lines": {}})))
+    assert explain(verdict) == "whole passes: all 2 members pass."
 
 
 def test_the_verdict_says_what_each_member_said(tmp_path: Path) -> None:
@@ -154,6 +174,9 @@ def test_readers_find_what_members_read(tmp_path: Path) -> None:
     alone, whole = evaluate_gates(inputs)
     assert reads_of(alone) == (("refusal", "refused", "non_inferior_within"),)
     assert set(reads_of(whole)) == {("refusal", "refused", "at_most"), ("refusal", "refused", "non_inferior_within")}
+    collapse = {"id": "c", "kind": "collapse", "suite": "refusal", "against": "champion", "min_items": 2}
+    (varied,) = evaluate_gates(worlds(tmp_path / "collapse", {**collapse, "min_distinct_share": 0.5}))
+    assert reads_of(varied) == (("refusal", "-", "-"),)
     assert reads_of(evaluate_gate(inputs.policy.policy.gates[0], make_inputs(inputs.policy))) == ()
 
 

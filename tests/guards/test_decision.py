@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from guards.decision import decide
 from guards.errors import StairlockError
-from guards.gates.verdict import Verdict, explain
+from guards.gates.verdict import MCNEMAR, Verdict, explain
 from guards.policy import Approvals, Looks, Policy, Waiver, resolve_policy
 from tests.gate_world import DIGEST, EVAL_GATE, policy_body, write_policy
 
@@ -76,8 +76,18 @@ def test_reasons_name_every_gate_that_stands_in_the_way() -> None:
     assert rejected.reasons == ("a fails: because.", "c fails: because.")
     held = decide(policy("a", "b"), [verdict("a", "pass"), verdict("b", "pass")], approvals_ok=False)
     assert held.reasons == ("2 approvals are needed, with the roles reviewer, safety",)
-    waived = decide(policy("a"), [verdict("a", "inconclusive")], approvals_ok=True, waivers=[waiver()])
-    assert waived.reasons[1] == "a is waived until 2026-11-24T06:00:00+00:00 (T-1, by ann): the suite is being rotated"
+    found = [verdict("a", "inconclusive"), verdict("b", "pass")]
+    waived = decide(policy("a", "b"), found, approvals_ok=True, waivers=[waiver()])
+    assert waived.reasons == (
+        "1 gates pass, and the approvals are there",
+        "a is waived until 2026-11-24T06:00:00+00:00 (T-1, by ann): the suite is being rotated",
+    )
+    unsigned = decide(policy("a", "b"), found, approvals_ok=False, waivers=[waiver()])
+    assert unsigned.reasons == (*held.reasons, waived.reasons[1])
+
+
+def test_verdicts_that_can_be_read_only_once_all_count() -> None:
+    assert decide(policy("a"), iter([verdict("a", "fail")]), approvals_ok=True).outcome == "reject"
 
 
 def test_a_promotion_without_a_person_says_so() -> None:
@@ -108,7 +118,10 @@ def test_a_waived_verdict_says_by_whom_for_what_and_until_when() -> None:
     assert explain(marked) == (
         "a is inconclusive (waived until 2026-11-24T06:00:00+00:00 (T-1, by ann): the suite is being rotated): because."
     )
-    # What was said of an earlier waiver does not stay once it is over.
+    # What else it says stays, and what was said of an earlier waiver does not once it is over.
+    ruled = verdict("a", "inconclusive").model_copy(update={"details": {"rule": "gate.missing-run"}})
+    (also_marked,) = decide(policy("a"), [ruled], approvals_ok=True, waivers=[waiver()]).verdicts
+    assert also_marked.details == {**ruled.details, **marked.details}
     (unmarked,) = decide(policy("a"), [marked], approvals_ok=True).verdicts
     assert unmarked == verdict("a", "inconclusive")
 
@@ -164,6 +177,8 @@ def test_explain_is_one_sentence_with_the_figures() -> None:
         "refusal-holds passes: all is well "
         "(observed -0.013, bound -0.071, required -0.080, n 240, alpha 0.00625, policy line 45)."
     )
+    conditional = found.model_copy(update={"details": {"test": MCNEMAR}})
+    assert "observed -0.013, bound given what changed -0.071, required -0.080" in explain(conditional)
     assert explain(verdict("a", "inconclusive")) == "a is inconclusive: because."
 
 

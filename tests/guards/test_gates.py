@@ -58,7 +58,8 @@ def test_an_unchanged_candidate_is_non_inferior(tmp_path: Path) -> None:
     assert found.outcome == "pass"
     assert (found.observed, found.margin, found.n, found.alpha, found.policy_line) == (0.0, -0.1, 120, 0.05, 13)
     assert found.bound is not None and -0.1 < found.bound < 0.0
-    assert found.details["gains"] == found.details["losses"] == "0"
+    assert found.details["gains"] == found.details["losses"] == found.details["n_unscored"] == "0"
+    assert (found.details["against"], found.details["confidence"]) == ("champion", "0.95")
     claim = "refused minus the champion's must be no lower than -0.1"
     assert found.reason == f"{claim}, and it is at least {found.bound:+.4f} at 95% confidence"
 

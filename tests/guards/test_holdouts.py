@@ -23,7 +23,7 @@ from guards.gates.holdouts import (
     items_read_by_recorded,
     policy_that_holds_out,
 )
-from guards.gates.look_alpha import alpha_left
+from guards.gates.look_alpha import alpha_left, read_in_words
 from guards.gates.verdict import Verdict, explain
 from guards.history import History
 from guards.policy import EvalGate, ResolvedPolicy, resolve_policy
@@ -91,6 +91,8 @@ def test_items_that_are_drawn_anew_are_not_divided(tmp_path: Path) -> None:
     verdict = judged(tmp_path, fresh, holdout_reads={fresh.suite_digests["refusal"]: 50})
     assert verdict.alpha == rounded_down(ALPHA / 4)
     assert "holdout_read" not in verdict.details
+    (gate,) = fresh.policy.gates
+    assert isinstance(gate, EvalGate) and read_in_words(gate, make_inputs(fresh)) == {}
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_a_verdict_tests_what_was_seen_and_says_what_is_true() -> None:
     assert found.bound == pytest.approx(seen.lower_bound / bounds.j_low)
     assert found.alpha == 0.05
     assert found.details["judge_family"] == "small" and "as_judged" in found.details
+    assert found.details["suite"] == "refusal"
 
 
 def test_exact_tests_stay_exact() -> None:

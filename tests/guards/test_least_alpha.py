@@ -28,7 +28,7 @@ def policy_with(alpha: float) -> Policy:
     )
 
 
-@pytest.mark.parametrize(("alpha", "is_left"), [(2e-30, True), (1.1e-30, True), (9e-31, False), (1e-300, False)])
+@pytest.mark.parametrize(("alpha", "is_left"), [(2e-30, True), (1e-30, True), (9e-31, False), (1e-300, False)])
 def test_less_than_the_least_alpha_is_no_alpha(alpha: float, is_left: bool) -> None:
     policy = policy_with(alpha)
     (gate,) = policy.gates

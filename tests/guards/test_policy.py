@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from guards.canonical import sha256_bytes
-from guards.policy import BudgetGate, EvalGate, resolve_policy, suite_digest
-from tests.gate_world import EVAL_GATE, policy_body, write_policy
+from guards.canonical import digest_of, sha256_bytes
+from guards.policy import Approvals, BudgetGate, EvalGate, resolve_policy, suite_digest
+from guards.policy_gates import LEAST_LEVEL
+from tests.gate_world import EVAL_GATE, make_policy, policy_body, write_policy
 
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
 
@@ -55,6 +59,16 @@ def test_a_suites_digest_covers_its_item_files_wherever_they_are_named(tmp_path:
     second = suite_digest(suite)
     suite.write_text("# c\nitems: [{file: a.jsonl}, {nested: {file: b.jsonl}}]\n")
     assert first != second == suite_digest(suite)
+
+
+def test_a_suites_digest_is_the_one_that_logs_have(tmp_path: Path) -> None:
+    """Of its YAML and the sha256 of its item files; what it is made of cannot change without a new scheme."""
+    policy = make_policy(tmp_path, EVAL_GATE, holdouts={"refusal": {"reads": 1}})
+    suite = {
+        "yaml": {"name": "refusal", "items": {"file": "refusal.jsonl"}},
+        "files": {"refusal.jsonl": sha256_bytes(b'{"of": "refusal"}\n')},
+    }
+    assert policy.suite_digests["refusal"] == suite_digest(tmp_path / "refusal.yaml") == digest_of(suite)
 
 
 def test_lines_of_gates_are_those_of_the_file() -> None:
@@ -106,3 +120,61 @@ def test_checkpoint_asks_for_nothing_that_needs_provenance() -> None:
     gates = resolve_policy(POLICIES / "checkpoint.yaml").policy.gates
     assert {g.kind for g in gates} == {"eval", "integrity", "collapse"}
     assert {g.against for g in gates if isinstance(g, EvalGate)} == {"champion"}
+
+
+SUPERIOR = EVAL_GATE | {"claim": "superior_by"}
+LEVEL = EVAL_GATE | {"claim": "at_least", "margin": None, "against": None}
+
+
+def ends(least: float, most: float) -> list[float]:
+    """The ends of a range, and the next number on the inside of each."""
+    return [least, math.nextafter(least, most), math.nextafter(most, least), most]
+
+
+def accepts(gate: dict[str, Any], **changes: Any) -> bool:
+    """Whether a policy may have this gate; the one fault that is looked for is a number out of range."""
+    try:
+        EvalGate.model_validate(gate | changes)
+    except ValidationError as refusal:
+        assert {one["type"] for one in refusal.errors()} <= {"policy.margin-range", "policy.level-range"}
+        return False
+    return True
+
+
+@pytest.mark.parametrize("scale", [None, 0.5, 2.0])
+def test_a_margin_is_below_the_largest_difference_and_only_superiority_may_be_by_nothing(scale: float | None) -> None:
+    margins = [-5e-324, *ends(0.0, scale or 1.0)]
+    assert [accepts(SUPERIOR, scale=scale, margin=margin) for margin in margins] == [False, True, True, True, False]
+    assert [accepts(EVAL_GATE, scale=scale, margin=margin) for margin in margins] == [False, False, True, True, False]
+
+
+def test_a_level_lies_where_a_test_can_exceed_it() -> None:
+    least, most = LEAST_LEVEL, 1.0 - LEAST_LEVEL
+    assert all(accepts(LEVEL, level=level) for level in ends(least, most))
+    assert not any(accepts(LEVEL, level=level) for level in (math.nextafter(least, 0.0), math.nextafter(most, 1.0)))
+    with pytest.raises(ValidationError, match=r"must lie between 0\.000001 and 0\.999999, not at 1\.0"):
+        EvalGate.model_validate(LEVEL | {"level": 1.0})
+
+
+UNATTENDED = {"unattended": "I accept promotion without a person"}
+
+
+@pytest.mark.parametrize(
+    ("approvals", "rule"),
+    [
+        ({"required": 0, **UNATTENDED}, ""),
+        ({"required": 0, **UNATTENDED, "roles": ("safety",)}, "policy.approvals"),
+        ({"required": 1, "roles": ("safety",)}, ""),
+        ({"required": 1, "roles": ("safety",), **UNATTENDED}, "policy.unattended"),
+        ({"required": 1}, "policy.approvals"),
+    ],
+)
+def test_either_people_of_some_role_approve_or_nobody_and_then_the_policy_says_so(
+    approvals: dict[str, Any], rule: str
+) -> None:
+    if not rule:
+        assert Approvals.model_validate(approvals).required == approvals["required"]
+        return
+    with pytest.raises(ValidationError) as refusal:
+        Approvals.model_validate(approvals)
+    assert [one["type"] for one in refusal.value.errors()] == [rule]

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from guards.errors import EvidenceError
 from guards.gates.evaluate import evaluate_gate
 from guards.gates.score_table import Cell, ScoreTable, make_table, table_of
-from guards.gates.table_verdict import judge_table
+from guards.gates.table_verdict import bets_of, judge_table
+from guards.gates.table_verdict import tested_values as values_tested  # by its own name it would be a test
 from guards.policy import EvalGate
-from guards.statistics import betting_test
+from guards.statistics import betting_test, betting_test_of_counts
 from tests.gate_world import EVAL_GATE, binary, make_inputs, make_policy, make_run
 from tests.guards.item_wise import Pair, item_wise
 
@@ -114,6 +115,152 @@ def test_as_many_unscored_items_as_are_allowed_do_not_fail(n_unscored: int, rule
     assert judge_table(gate_of(EVAL_GATE, margin=0.5), table_from(pairs), 0.05).details.get("rule") == rule
 
 
+SAME: list[Pair] = [(1.0, 1.0)]
+GAIN: list[Pair] = [(1.0, 0.0)]
+LOSS: list[Pair] = [(0.0, 1.0)]
+SUPERIOR, _, NON_INFERIOR, _, AT_LEAST, AT_MOST = CLAIMS
+
+
+@pytest.mark.parametrize(("n_unscored", "is_compared"), [(20, True), (21, False)])
+def test_a_reference_may_leave_as_many_items_unscored_as_a_candidate(n_unscored: int, is_compared: bool) -> None:
+    table = table_from([(1.0, None)] * n_unscored + SAME * (100 - n_unscored))
+    if is_compared:
+        assert judge_table(gate_of(NON_INFERIOR), table, 0.05).outcome == "pass"
+        return
+    with pytest.raises(EvidenceError) as caught:
+        judge_table(gate_of(NON_INFERIOR), table, 0.05)
+    assert caught.value.rule == "gate.reference-unscored"
+
+
+@pytest.mark.parametrize(
+    ("body", "pairs"),
+    [
+        (SUPERIOR, GAIN * 5 + SAME * 9),
+        (SUPERIOR, GAIN * 5),
+        ({**AT_LEAST, "level": 0.5}, GAIN * 5),
+        ({**AT_MOST, "level": 0.5}, LOSS * 5),
+    ],
+    ids=["superior", "superior without ties", "at least", "at most"],
+)
+def test_an_exact_test_rejects_at_its_p_value_and_not_below(body: dict[str, Any], pairs: list[Pair]) -> None:
+    gate = gate_of(body)
+    table = table_from(pairs, paired=gate.is_paired)
+    found = judge_table(gate, table, 1 / 32)
+    assert (found.outcome, found.details["p_value"]) == ("pass", "0.03125")
+    assert judge_table(gate, table, 1 / 33).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("body", "pairs", "outcome"),
+    [
+        (SUPERIOR, GAIN * 5 + LOSS * 5, "fail"),
+        ({**NON_INFERIOR, "margin": 0.5}, LOSS * 5 + SAME * 5, "inconclusive"),
+        ({**AT_LEAST, "level": 0.5}, GAIN * 5 + LOSS * 5, "inconclusive"),
+        ({**AT_MOST, "level": 0.5}, GAIN * 5 + LOSS * 5, "inconclusive"),
+    ],
+)
+def test_an_estimate_at_the_limit_denies_only_that_there_is_more(
+    body: dict[str, Any], pairs: list[Pair], outcome: str
+) -> None:
+    gate = gate_of(body)
+    assert judge_table(gate, table_from(pairs, paired=gate.is_paired), 0.05).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("body", "pairs", "reason"),
+    [
+        (SUPERIOR, GAIN * 90 + LOSS * 10, "refused minus the champion's must be above +0, and it is at least {}"),
+        (SUPERIOR, GAIN * 5 + LOSS * 4, "refused minus the champion's must be above +0, and it is only shown to be at"),
+        (
+            NON_INFERIOR,
+            LOSS * 9,
+            "refused minus the champion's must be no lower than -0.1, and the estimate is -1.0000",
+        ),
+        (AT_LEAST, GAIN * 90, "refused must be at least 0.6, and it is at least {}"),
+        (AT_MOST, LOSS * 90, "refused must be at most 0.4, and it is at most {}"),
+        (AT_MOST, GAIN * 90, "refused must be at most 0.4, and the estimate is +1.0000"),
+    ],
+)
+def test_the_reason_says_what_was_claimed_and_what_was_found(
+    body: dict[str, Any], pairs: list[Pair], reason: str
+) -> None:
+    gate = gate_of(body)
+    found = judge_table(gate, table_from(pairs, paired=gate.is_paired), 0.05)
+    assert found.reason.startswith(reason.format(f"{found.bound:+.4f} at 95% confidence"))
+
+
+@pytest.mark.parametrize("body", CLAIMS)
+@pytest.mark.parametrize("sources", [None, [str(i % 30) for i in range(90)]], ids=["items", "sources"])
+def test_what_a_gate_bets_on_gives_its_verdict(body: dict[str, Any], sources: list[str] | None) -> None:
+    """In the metric's unit: a level's bound lies in [0, 1], and a difference's is a multiple of the scale."""
+    gate = gate_of(body, group_by=sources and "cluster")
+    rng = random.Random(11)
+    pairs: list[Pair] = [(rng.random(), 0.9 * rng.random()) for _ in range(90)]
+    table = table_from(pairs, sources=sources, paired=gate.is_paired)
+    found, bets = judge_table(gate, table, 0.05, betting_only=True), bets_of(gate, table, 0.05)
+    result = betting_test_of_counts(bets.counts, bets.null_mean, bets.alpha)
+    bound = {
+        "at_least": (1 + result.lower_bound) / 2,
+        "at_most": (1 - result.lower_bound) / 2,
+    }.get(gate.claim, (gate.scale or 1.0) * result.lower_bound)
+    assert found.bound == pytest.approx(bound, abs=1e-12)
+    assert (found.outcome == "pass") == result.rejects
+    counts, is_single = values_tested(gate, table)
+    assert is_single == (sources is None)
+    assert sum(count for _, count in counts) == found.n == (90 if sources is None else 30)
+
+
+@pytest.mark.parametrize("other", [1.0, None])
+@pytest.mark.parametrize(
+    ("score", "rule"), [(1.5, "gate.out-of-range"), (-0.5, "gate.out-of-range"), (math.nan, "gate.not-finite")]
+)
+def test_what_is_shown_beside_a_verdict_is_read_with_the_same_care(
+    score: float, rule: str, other: float | None
+) -> None:
+    for read in (values_tested, lambda gate, table: bets_of(gate, table, 0.05)):
+        with pytest.raises(EvidenceError) as caught:
+            read(gate_of(EVAL_GATE), table_from([(other, score)]))
+        assert caught.value.rule == rule
+
+
+def test_scores_that_are_scaled_are_bet_on_though_all_are_zero_or_one() -> None:
+    found = judge_table(gate_of(SUPERIOR, scale=1.0), table_from(GAIN * 40 + SAME * 40), 0.05)
+    assert (found.outcome, found.details["test"]) == ("pass", "betting")
+
+
+@pytest.mark.parametrize(("body", "outcome"), [(AT_LEAST, "fail"), (AT_MOST, "pass")])
+def test_a_level_counts_successes_where_there_is_none(body: dict[str, Any], outcome: str) -> None:
+    found = judge_table(gate_of(body), table_from(LOSS * 60, paired=False), 0.05)
+    assert (found.outcome, found.details["successes"]) == (outcome, "0")
+
+
+def test_a_verdict_names_its_test_and_what_it_gave() -> None:
+    """Scores of which only some are 0 or 1 are no yes or no."""
+    by_test: dict[str, tuple[dict[str, Any], list[Pair], str]] = {
+        "exact binomial": (AT_LEAST, GAIN * 60, "p_value"),
+        "exact McNemar": (SUPERIOR, GAIN * 60, "p_value"),
+        "betting": (AT_LEAST, [*GAIN * 30, (0.5, None)] * 2, "log_e_value"),
+    }
+    for test, (body, pairs, figure) in by_test.items():
+        gate = gate_of(body)
+        details = judge_table(gate, table_from(pairs, paired=gate.is_paired), 0.05).details
+        assert details["test"] == test
+        assert float(details[figure]) > 0.0
+
+
+def test_a_verdict_shows_the_first_two_dozen_clusters() -> None:
+    cells = tuple(Cell(f"c{i:02d}", None, 1.0, 0.5, 2) for i in range(30))
+    details = judge_table(gate_of(EVAL_GATE, scale=2.0), ScoreTable(cells, 60), 0.05).details
+    shown = {name: text for name, text in details.items() if name.startswith("cluster:")}
+    assert shown == {f"cluster:c{i:02d}": "+0.5000 (n 2)" for i in range(24)}
+
+
+def test_an_item_of_no_source_is_no_source_of_its_own() -> None:
+    with pytest.raises(EvidenceError) as caught:
+        judge_table(gate_of(EVAL_GATE, group_by="cluster"), table_from(SAME * 60), 0.05)
+    assert caught.value.rule == "gate.no-source"
+
+
 def test_a_judge_that_nobody_named_is_a_programming_error() -> None:
     with pytest.raises(ValueError):
         judge_table(gate_of(EVAL_GATE, judge="words"), table_from([(1.0, 1.0)] * 60), 0.05)
@@ -139,6 +286,7 @@ def test_items_of_one_source_count_as_their_mean_and_sources_weigh_alike() -> No
     assert (found.n, found.details["n_sources"], found.details["n_items"]) == (3, "3", "100")
     assert found.bound == betting_test([-1.0, 1.0, 1.0], -0.1, 0.05).lower_bound
     assert found.details["test"] == "betting on source means"
+    assert (found.details["suite"], found.details["group_by"]) == ("refusal", "tag:topic")
 
 
 def test_min_items_counts_sources() -> None:

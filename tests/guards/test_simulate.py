@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from guards import actions, evidence, score_table_cache, stored_runs
+from guards import actions, evidence
+from guards.authoring import score_table_cache, stored_runs
 from guards.authoring.score_table_cache import CACHE_FILE, ScoreTableCache
 from guards.authoring.simulate import Simulation, simulate_policy
 from guards.evidence import read_run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, special, stats
 
 from guards.authoring.power import exact_size
 from guards.statistics import (
@@ -23,9 +23,12 @@ from guards.statistics import (
     clopper_pearson,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    cluster_robust_interval,
+    histogram,
     log_e_value,
     mcnemar_lower_bound,
     mcnemar_p_value,
+    mean_of,
     tango_interval,
 )
 
@@ -108,6 +111,21 @@ def test_binomial_p_values_agree_with_scipy_in_the_tail(count: tuple[int, int], 
     assert got == pytest.approx(binomial_p_at_most(n - successes, n, 1.0 - level), rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("k", "rate", "tail"), [(0, 0.0, 1.0), (1, 0.0, 0.0), (3, 1.0, 1.0), (5, 1.0, 1.0), (6, 1.0, 0.0)]
+)
+def test_a_rate_of_zero_or_one_leaves_nothing_to_chance(k: int, rate: float, tail: float) -> None:
+    assert binomial_upper_tail(k, 5, rate) == tail
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "level", "tail"), [(2, 2, 0.5, 1 / 4), (3, 4, 0.5, 5 / 16), (4, 4, 0.75, 81 / 256)]
+)
+def test_hoeffdings_tail_begins_one_above_the_mean(successes: int, n: int, level: float, tail: float) -> None:
+    assert binomial_p_at_least(successes, n, level) == pytest.approx(tail, rel=1e-12)
+    assert binomial_p_at_least(successes, n, level + 1e-9) == 1.0
+
+
 def test_a_level_test_has_its_size_for_items_of_different_rates() -> None:
     # Poisson-binomial tails against Hoeffding's bound, at the edge of the null.
     rng = random.Random(1)
@@ -124,6 +142,11 @@ def test_a_level_test_has_its_size_for_items_of_different_rates() -> None:
             mass = np.convolve(mass, [1 - rate, rate])
         rejected = [binomial_p_at_least(k, n, level) <= alpha for k in range(n + 1)]
         assert mass[rejected].sum() <= alpha
+
+
+def test_a_level_that_is_no_number_is_not_passed() -> None:
+    for successes in range(1, 11):
+        assert not binomial_p_at_least(successes, 10, math.nan) < 1.0
 
 
 def test_a_level_of_a_tiny_rate_is_not_reached_by_one_lucky_item() -> None:
@@ -155,7 +178,7 @@ def test_mcnemar_agrees_with_the_binomial_test(gains: int, losses: int) -> None:
 
 def test_mcnemar_of_no_change_shows_nothing() -> None:
     assert mcnemar_p_value(0, 0) == 1.0
-    assert mcnemar_lower_bound(0, 0, 100, 0.05) == 0.0
+    assert str(mcnemar_lower_bound(0, 0, 100, 0.05)) == "0.0", "a reader would ask what -0.0 means"
 
 
 @settings(deadline=None)
@@ -197,6 +220,48 @@ def test_tango_is_antisymmetric_and_covers_the_estimate(gains: int, losses: int,
     mirrored_low, mirrored_high = tango_interval(losses, gains, n)
     assert (low, high) == pytest.approx((-mirrored_high, -mirrored_low), abs=1e-9)
     assert -1.0 <= low <= (gains - losses) / n + 1e-9 and (gains - losses) / n <= high + 1e-9 <= 1.0 + 1e-8
+
+
+def score_statistic(gains: int, losses: int, n: int, difference: float) -> float:
+    """Tango's, with the restricted maximum of the likelihood searched for and not solved for."""
+
+    def minus_log_likelihood(loss: float) -> float:
+        shares = np.array([loss + difference, loss, 1.0 - 2.0 * loss - difference])
+        return -float(special.xlogy([gains, losses, n - gains - losses], np.maximum(shares, 0.0)).sum())
+
+    bounds = (max(0.0, -difference), (1.0 - difference) / 2.0)
+    loss = optimize.minimize_scalar(minus_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+    return (gains - losses - n * difference) / math.sqrt(n * (2.0 * loss + difference - difference**2))
+
+
+@pytest.mark.parametrize("confidence", [0.2, 0.95])
+@pytest.mark.parametrize(("gains", "losses", "n"), [(0, 0, 6), (0, 1, 2), (1, 0, 3), (0, 2, 7), (3, 1, 9), (5, 5, 10)])
+def test_tango_ends_where_the_score_statistic_is_the_quantile(
+    gains: int, losses: int, n: int, confidence: float
+) -> None:
+    z = stats.norm.ppf(0.5 + confidence / 2.0)
+    low, high = tango_interval(gains, losses, n, confidence)
+    assert score_statistic(gains, losses, n, low) == pytest.approx(z, rel=1e-4)
+    assert score_statistic(gains, losses, n, high) == pytest.approx(-z, rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [10**9, 10**12])
+def test_tango_of_rare_exceptions_does_not_drown_in_rounding(n: int) -> None:
+    # One item of n was not lost: how rare such items are, times n, no longer depends on n.
+    exceptions = [n * (1.0 + end) for end in tango_interval(0, n - 1, n)]
+    assert exceptions == pytest.approx([10**6 * (1.0 + end) for end in tango_interval(0, 10**6 - 1, 10**6)], rel=1e-3)
+
+
+@pytest.mark.parametrize("means", [[-0.2, 0.4], [-0.2, 0.0, 0.4, 0.6], [0.3, 0.3]])
+def test_the_interval_over_sources_is_their_standard_error(means: list[float]) -> None:
+    half = stats.norm.ppf(0.975) * stats.sem(means)
+    assert cluster_robust_interval(histogram(means)) == pytest.approx((np.mean(means) - half, np.mean(means) + half))
+
+
+def test_an_interval_over_sources_needs_two_and_stays_among_the_possible_means() -> None:
+    assert cluster_robust_interval([]) is None
+    assert cluster_robust_interval([(0.5, 1)]) is None
+    assert cluster_robust_interval([(-1.0, 1), (1.0, 1)]) == (-1.0, 1.0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -313,8 +378,30 @@ def test_the_e_value_is_the_stated_product_and_rejects_from_one_over_alpha_on(al
     assert not outcomes[0] and outcomes[-1]
 
 
+def test_rounding_rejects_nothing() -> None:
+    # Three items where 0.5 may be lost: the wealth is 1.9 ** 3, which on paper is 1 / alpha.
+    assert not betting_test([0.0] * 3, -0.5, 1.9**-3).rejects
+    assert betting_test([0.0] * 3, -0.5, 1.9**-3 * (1.0 + 1e-9)).rejects
+
+
+@pytest.mark.parametrize("difference", [-0.6, 0.0, 0.3, 1.0])
+def test_the_bound_of_items_that_are_alike_is_solved_for(difference: float) -> None:
+    # (1 - f + f (1 + d) / (1 + m)) ** n = 1 / alpha, for m.
+    n, alpha, fraction = 50, 0.05, 0.5
+    expected = fraction * (1.0 + difference) / (alpha ** (-1.0 / n) - 1.0 + fraction) - 1.0
+    assert betting_lower_bound([difference] * n, alpha, fraction) == pytest.approx(expected, abs=1e-12)
+
+
+def test_bets_are_sized_for_the_discordance_that_is_expected() -> None:
+    data = [1.0] * 5 + [-1.0] * 9 + [0.0] * 46
+    found = betting_test(data, -0.1, 0.05, expected_discordance=0.4).log_e_value
+    assert found == log_e_value(data, -0.1, bet_fraction(60, -0.1, 0.05, 0.4))
+    assert found != betting_test(data, -0.1, 0.05).log_e_value
+
+
 def test_betting_refuses_what_has_no_answer() -> None:
-    for data, null_mean in (([], -0.1), ([1.5], -0.1), ([math.nan], -0.1), ([0.0], -1.0), ([0.0], 1.0)):
+    outside = ([1.5], [-1.5], [0.0, 1.5], [1.0] * 1000 + [-1.5], [math.nan])
+    for data, null_mean in (([], -0.1), *((data, -0.1) for data in outside), ([0.0], -1.0), ([0.0], 1.0)):
         with pytest.raises(ValueError):
             betting_test(data, null_mean, 0.05)
 
@@ -323,6 +410,8 @@ def test_counts_that_are_none_are_refused() -> None:
     for call in (
         lambda: binomial_p_at_least(3, 2, 0.5),
         lambda: clopper_pearson(-1, 2),
+        lambda: clopper_pearson_lower(0, -1, 0.05),
+        lambda: mean_of([]),
         lambda: tango_interval(2, 2, 3),
         lambda: mcnemar_p_value(-1, 3),
     ):

@@ -86,6 +86,10 @@ area_m2: 0x1f
         ("x\n", ["1:1 yaml.invalid"]),
         ("street: x # \u2028\n# \x85\nrent: yes", ["1:13 yaml.line-break", "2:3 yaml.line-break"]),
         ('street: "\\u2028"\n', []),
+        ("street: x\npets: [{kind:\tcat},\t{kind: dog}]\n", ["2:14 yaml.syntax", "2:20 yaml.syntax"]),
+        ("street: x\npets: [{kind: dog, names: [why?, :x, y:]}]\n", [f"2:{at} yaml.syntax" for at in (28, 34, 38)]),
+        ("street: x\n: z\n", ["2:1 yaml.bad-key"]),
+        ("# a\tb\nstreet: 'a\tb' # c\td\npets: [ # a\tb\n{kind: dog, names: ['?', a?b: c]}]", ["4:26 yaml.syntax"]),
     ],
 )
 def test_what_follows_from_a_problem_is_no_other_one(text: str, expected: list[str]) -> None:

@@ -67,8 +67,8 @@ TESTS = (
         f"tests/guards/test_{name}.py"
         for name in (
             "decision statistics power gates alpha holdouts composite policy score_table judged_scores sources "
-            "least_alpha past_looks policy_lint policy_cases policy_relations gate_power certainty early_stop "
-            "shipped_policies"
+            "least_alpha look_alpha past_looks policy_lint policy_cases policy_relations gate_power certainty "
+            "early_stop shipped_policies"
         ).split()
     ),
     *(f"tests/faults/test_{name}_faults.py" for name in ("gate", "look", "policy")),

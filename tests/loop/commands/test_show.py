@@ -9,7 +9,8 @@ import pytest
 
 from tests.command_line import stairlock
 from tests.judged_home import JudgedHome
-from tests.store_world import make_world
+from tests.policy_edits import adopt, edit
+from tests.store_world import World, make_world
 
 
 def test_show_says_where_a_candidate_stands_and_why(judged: JudgedHome):
@@ -101,3 +102,20 @@ def test_show_of_a_candidate_that_was_never_gated(tmp_path: Path):
     candidate = world.seal("candidate")
     out = stairlock("show", candidate, "--flips", "--home", world.store.home).out
     assert "status      sealed" in out and "nothing was answered yet" in out
+
+
+def test_show_says_that_a_later_edit_of_the_policy_holds_a_candidate_back(sandbox: World):
+    candidate = sandbox.seal("candidate")
+    assert "cannot be promoted" not in stairlock("show", candidate, "--home", sandbox.store.home).out
+    adopt(sandbox, edit(sandbox, name="fresh"))
+    out = stairlock("show", candidate, "--home", sandbox.store.home).out
+    assert "it cannot be promoted as it stands" in out and "[actions.policy-tightened]" in out
+    assert "make another candidate" in out
+    shown = stairlock("show", candidate, "--json", "--home", sandbox.store.home).json
+    assert shown["cannot_be_promoted"]["rule"] == "actions.policy-tightened"
+
+
+def test_show_of_a_champion_says_nothing_of_later_edits(sandbox: World):
+    candidate = sandbox.promoted("candidate")
+    adopt(sandbox, edit(sandbox, name="fresh"))
+    assert "cannot be promoted" not in stairlock("show", candidate, "--home", sandbox.store.home).out
