@@ -236,16 +236,44 @@ def test_a_level_counts_successes_where_there_is_none(body: dict[str, Any], outc
 
 def test_a_verdict_names_its_test_and_what_it_gave() -> None:
     """Scores of which only some are 0 or 1 are no yes or no."""
-    by_test: dict[str, tuple[dict[str, Any], list[Pair], str]] = {
-        "exact binomial": (AT_LEAST, GAIN * 60, "p_value"),
-        "exact McNemar": (SUPERIOR, GAIN * 60, "p_value"),
-        "betting": (AT_LEAST, [*GAIN * 30, (0.5, None)] * 2, "log_e_value"),
-    }
-    for test, (body, pairs, figure) in by_test.items():
+    cases: list[tuple[str, dict[str, Any], list[Pair], str]] = [
+        ("exact binomial", AT_LEAST, GAIN * 60, "p_value"),
+        ("exact McNemar", SUPERIOR, GAIN * 60, "p_value"),
+        ("betting", AT_LEAST, [*GAIN * 30, (0.5, None)] * 2, "log_e_value"),
+        ("betting", NON_INFERIOR, GAIN * 60, "log_e_value"),
+    ]
+    for test, body, pairs, figure in cases:
         gate = gate_of(body)
         details = judge_table(gate, table_from(pairs, paired=gate.is_paired), 0.05).details
         assert details["test"] == test
         assert float(details[figure]) > 0.0
+
+
+def test_at_most_a_level_of_hits_is_at_least_the_rest_of_misses() -> None:
+    rng = random.Random(2)
+    scores = [0.6 * rng.random() for _ in range(90)]
+    most, least = (
+        judge_table(gate_of(body), table_from([(score, None) for score in values]), 0.05)
+        for body, values in ((AT_MOST, scores), ({**AT_LEAST, "level": 0.6}, [1.0 - score for score in scores]))
+    )
+    assert most.outcome == least.outcome == "pass" and most.bound is not None and least.bound is not None
+    assert most.bound == pytest.approx(1.0 - least.bound, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("tango_95_shown_only", {}),
+        ("cluster_robust_95_shown_only", {"group_by": "cluster"}),
+        ("cluster_robust_95_shown_only", {"group_by": "cluster", "scale": 4.0}),
+    ],
+)
+def test_the_interval_that_is_shown_beside_lies_around_the_estimate(name: str, changes: dict[str, Any]) -> None:
+    pairs, sources = GAIN * 30 + SAME * 30, [str(i % 20) for i in range(60)]
+    found = judge_table(gate_of(NON_INFERIOR, **changes), table_from(pairs, sources=sources), 0.05)
+    shown = [detail for detail in found.details if detail.endswith("_shown_only")]
+    low, high = (float(end) for end in found.details[name].split(" to "))
+    assert shown == [name] and low <= found.observed == 0.5 <= high
 
 
 def test_a_verdict_shows_the_first_two_dozen_clusters() -> None:

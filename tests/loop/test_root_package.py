@@ -30,6 +30,13 @@ def test_the_package_is_whole_and_small() -> None:
     assert sum(path.stat().st_size for path in (PACKAGE / ADAPTER).iterdir()) <= MAX_ADAPTER_BYTES
 
 
+def test_the_root_is_frozen() -> None:
+    """Logs, policies and figures name this checkpoint. Another root gets another directory."""
+    spec = load_root_spec(PACKAGE)
+    assert spec.digest == "sha256:f1ebfb9eb4dcfcc52f7697b11f36de2c9f8bbeadfc179051de61d5f9f7a7cb2c"
+    assert spec.rows_digest == "sha256:4e746b6e74becd5cb0d81eb941d85ee45068817463229df050681cafb36174b1"
+
+
 def test_the_rows_follow_from_the_prompts_that_are_shipped() -> None:
     spec = load_root_spec(PACKAGE)
     prompts = choose(load_prompts(PACKAGE / spec.prompts), spec.mixture)
