@@ -13,6 +13,7 @@ import yaml
 from guards.authoring.policy_lint import lint_policy
 from guards.errors import StairlockError
 from guards.strict_yaml import parse_yaml
+from loop.code_digest import code_digest
 from loop.suite_facts import facts_of_suite
 from tests.fuzz.policy_mutations import POLICIES, SEEDS, file_number, seeds
 from tests.fuzz.policy_target import PolicyTarget, Violated, same_texts, undeclared_keys
@@ -34,8 +35,9 @@ def test_a_sample_of_changed_policies_does_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_changed_policies_do_no_harm(request: pytest.FixtureRequest) -> None:
-    # Kept in the home, so that a soak that was stopped goes on where it was.
-    state = request.config.getoption("--stairlock-home") / "fuzz" / "policies"
+    # Kept in the home, so that a soak that was stopped goes on where it was; other code begins anew.
+    code = code_digest().removeprefix("sha256:")[:12]
+    state = Path(str(request.config.getoption("--stairlock-home"))) / "fuzz" / f"policies-{code}"
     progress = run_at_random(N_SOAK, state)
     assert progress.found["violations"] == []
 

@@ -16,7 +16,7 @@ from guards.errors import EvidenceError
 from guards.gates.evaluate import evaluate_gate
 from guards.gates.judged_scores import JudgeBounds, judge_bounds
 from guards.gates.score_table import ScoreTable, make_table
-from guards.gates.table_verdict import judge_table
+from guards.gates.table_verdict import bets_of, judge_table
 from guards.policy import EvalGate, Judge
 from guards.statistics import betting_test, binomial_p_at_least, mcnemar_p_value
 from tests.gate_world import EVAL_GATE, binary, make_inputs, make_policy, make_run
@@ -282,3 +282,14 @@ def test_without_the_judges_errors_they_do_not(claim: str, se: float, sp: float)
 @pytest.mark.parametrize(("se", "sp"), [(0.75, 0.75), (0.75, 0.95), (0.95, 0.75), (0.98, 0.98), (1.0, 1.0)])
 def test_false_passes_over_many_draws(claim: str, se: float, sp: float) -> None:
     assert share_of_passes(SIZES[claim], se, sp, 2500, corrected=True) <= 0.2
+
+
+def test_bets_on_judged_scores_are_against_the_null_and_at_the_alpha_that_the_judge_leaves() -> None:
+    judge = judge_of(180, 200, 180, 200)
+    bounds = judge_bounds(judge, 0.05)
+    paired_gate, level_gate = gate_of(EVAL_GATE), gate_of(LEVEL_KEYS, claim="at_least", level=0.6)
+    paired_bets = bets_of(paired_gate, paired(20, 8, 72), 0.05, judge=judge)
+    level_bets = bets_of(level_gate, rates(80, 100), 0.05, judge=judge)
+    assert paired_bets.null_mean == bounds.observed_null(paired_gate)
+    assert level_bets.null_mean == 2.0 * bounds.observed_null(level_gate) - 1.0
+    assert paired_bets.alpha == level_bets.alpha == bounds.alpha_of_test

@@ -14,8 +14,9 @@ import pytest
 
 from tests.mutation.host import KILLED, SURVIVED, TIMEOUT, in_a_fork, replace_function
 from tests.mutation.mutants import OPERATORS, mutants_of, mutated
-from tests.mutation.run_mutants import MODULES, REPOSITORY, TESTS
+from tests.mutation.run_mutants import MODULES, REASONS, REPOSITORY, TESTS, reasons_given
 
+RESULT = REPOSITORY / "docs" / "results" / "mutation.json"
 LEAST_SHARE = 0.9
 
 SOURCE = '''"""A module."""
@@ -149,6 +150,14 @@ def test_a_mutant_that_never_ends_is_stopped_and_one_that_dies_is_killed() -> No
 
 def test_the_test_files_are_there() -> None:
     assert [path for path in (*MODULES, *TESTS) if not (REPOSITORY / path).is_file()] == []
+
+
+def test_the_committed_result_keeps_what_was_asked() -> None:
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    assert set(result["modules"]) == set(MODULES)
+    assert result["all"]["killed_share"] >= LEAST_SHARE and result["all"]["not_run"] == 0
+    reasons = reasons_given(REASONS.read_text(encoding="utf-8"))
+    assert [one["where"] for one in result["survivors"] if reasons.get(one["id"]) != one["why"]] == []
 
 
 @pytest.mark.slow
