@@ -72,6 +72,7 @@ TESTS = (
         ).split()
     ),
     *(f"tests/faults/test_{name}_faults.py" for name in ("gate", "look", "policy")),
+    "tests/loop/test_file_schemas.py",
     "tests/benchmarks/test_enumeration.py",
     "tests/benchmarks/test_statistics_results.py",
 )
@@ -252,7 +253,10 @@ class Run:
             for name, one in self._reach.items()
             if any(function.startswith(module) for function in one.functions)
         )
-        files = sorted(TESTS, key=lambda file: (f"test_{own}" not in file, "policy" not in file, -reaching[file]))
+        files = sorted(
+            TESTS,
+            key=lambda file: ("schemas" not in file, f"test_{own}" not in file, "policy" not in file, -reaching[file]),
+        )
         order = self._by_speed()
         for some in (files[:FIRST_FILES], files[FIRST_FILES:]):
             chosen = [name for name in order if _file(name) in some]
