@@ -11,7 +11,16 @@ import pytest
 from pydantic import ValidationError
 
 from guards.canonical import digest_of, sha256_bytes
-from guards.policy import Approvals, BudgetGate, EvalGate, resolve_policy, suite_digest
+from guards.policy import (
+    Approvals,
+    BudgetGate,
+    EvalGate,
+    JudgeCalibration,
+    item_digests,
+    item_files,
+    resolve_policy,
+    suite_digest,
+)
 from guards.policy_gates import LEAST_LEVEL
 from tests.gate_world import EVAL_GATE, make_policy, policy_body, write_policy
 
@@ -59,6 +68,25 @@ def test_a_suites_digest_covers_its_item_files_wherever_they_are_named(tmp_path:
     second = suite_digest(suite)
     suite.write_text("# c\nitems: [{file: a.jsonl}, {nested: {file: b.jsonl}}]\n")
     assert first != second == suite_digest(suite)
+
+
+def test_a_suite_names_its_item_files_in_order_and_each_file_counts_once(tmp_path: Path) -> None:
+    """By what is read a holdout is known, so a file that is named twice is read once."""
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("items:\n  - {file: b.jsonl}\n  - nested: {file: a.jsonl}\n  - {file: c.jsonl}\n")
+    for name, text in (("a", "1"), ("b", "2"), ("c", "2")):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    assert item_files(suite) == ("b.jsonl", "a.jsonl", "c.jsonl")
+    assert item_digests(suite) == sorted({sha256_bytes(b"1"), sha256_bytes(b"2")})
+
+
+def test_a_judge_is_calibrated_on_a_million_outputs_at_most() -> None:
+    """Beyond, an exact bound is not computed in reasonable time."""
+    counts = {"positives": 1_000_000, "detected": 1, "negatives": 1_000_000, "cleared": 1}
+    assert JudgeCalibration.model_validate(counts).positives == 1_000_000
+    for name in ("positives", "negatives"):
+        with pytest.raises(ValidationError):
+            JudgeCalibration.model_validate({**counts, name: 1_000_001})
 
 
 def test_a_suites_digest_is_the_one_that_logs_have(tmp_path: Path) -> None:
