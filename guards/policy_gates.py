@@ -19,7 +19,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$", max_length=6
 LEAST_LEVEL = 1e-6  # nearer to 0 or 1, 2 * level - 1 is rounded to what no test can exceed
 Claim = Literal["superior_by", "non_inferior_within", "at_least", "at_most"]
 Change = Literal["weights", "architecture", "tokenizer", "chat_template", "generation_config", "dtype"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class EvalGate(Frozen):
