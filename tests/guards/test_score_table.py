@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guards.errors import EvidenceError
+from guards.evidence import Scored
 from guards.gates.evaluate import evaluate_gate
 from guards.gates.score_table import Cell, ScoreTable, make_table, table_of
 from guards.gates.table_verdict import bets_of, judge_table
@@ -367,6 +368,53 @@ def test_sources_are_read_from_records_and_must_be_there(tmp_path: Path) -> None
     other = [tagged[0], with_tag(runs[1], "topic", topics[::-1])]
     moved = evaluate_gate(policy.policy.gates[0], make_inputs(policy, *other))
     assert (moved.outcome, moved.details["rule"]) == ("inconclusive", "gate.other-items")
+
+
+def test_a_table_is_not_made_where_an_item_has_no_source_or_no_finite_score(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_policy(tmp_path, EVAL_GATE), "candidate", binary(4, 3))
+    # No evidence that was read has such a score; the table does not rely on it.
+    unread = run.records[0].model_copy(update={"outcome": Scored.model_construct(scores={"refused": math.inf})})
+    for group_by, made_of, rule in (
+        ("tag:topic", run, "gate.no-source"),
+        ("tag:topic", with_tag(run, "topic", ["a", "b", "", "c"]), "gate.no-source"),
+        (None, run.model_copy(update={"records": (unread, *run.records[1:])}), "gate.not-finite"),
+    ):
+        with pytest.raises(EvidenceError) as caught:
+            table_of("refused", group_by, made_of)
+        assert caught.value.rule == rule
+
+
+@pytest.mark.parametrize(("group_by", "sources"), [(None, {None}), ("cluster", {"a", "b"})])
+def test_unanswered_items_are_in_their_cluster_and_its_source(
+    tmp_path: Path, group_by: str | None, sources: set[str | None]
+) -> None:
+    policy = make_policy(tmp_path, EVAL_GATE)
+    run = make_run(
+        tmp_path, policy, "candidate", binary(2, 1), clusters=["a", "b"], n_drawn=5, unanswered={"b": 2, "a": 1}
+    )
+    table = table_of("refused", group_by, run)
+    assert [(one.cluster, one.count) for one in table.pending] == [("a", 1), ("b", 2)]
+    assert {one.source for one in table.pending} == {cell.source for cell in table.cells} == sources
+    assert [(one.cluster, one.count) for one in table.of_clusters(("b",)).pending] == [("b", 2)]
+    with pytest.raises(EvidenceError) as caught:
+        table_of("refused", "tag:topic", with_tag(run, "topic", ["x", "y"]))
+    assert caught.value.rule == "gate.partial-run"
+
+
+def test_cells_stand_in_one_order_whatever_order_they_were_counted_in() -> None:
+    """Of clusters, sources and scores, and what is unscored last: sums of floats depend on it."""
+    scores = [-0.5, 0.0, 0.5, None]
+    keys = [
+        (cluster, source, mine, other)
+        for cluster in ("a", "b")
+        for source in ("s", "t")
+        for mine in scores
+        for other in scores
+    ]
+    for seed in range(3):
+        counted = random.Random(seed).sample(keys, len(keys))
+        made = make_table(Counter(counted)).cells
+        assert [(cell.cluster, cell.source, cell.candidate, cell.reference) for cell in made] == keys
 
 
 def test_a_table_of_runs_of_other_items_is_refused(tmp_path: Path) -> None:
