@@ -14,7 +14,6 @@ from guards import actions
 from guards.canonical import sha256_bytes
 from guards.entries import StepStarted
 from guards.evidence import read_run
-from guards.gates.verdict import Verdict
 from guards.policy import ResolvedPolicy, resolve_policy
 from loop.backends.local import LocalBackend
 from loop.backends.port import ReportProgress
@@ -30,6 +29,7 @@ from loop.suite_blocks import Block, items_of_block, seed_of_block
 from loop.suites import draw_items, load_suite
 from loop.verdict_table import Judged, verdict_table
 from tests.in_process_backend import InProcessBackend, Killed, quiet
+from tests.store_world import passing
 from tests.tiny_world import build_tiny_world
 
 POLICY = """\
@@ -78,10 +78,7 @@ def worlds(tmp_path: Path, tiny_checkpoint: Path) -> Path:
 def home_with_candidate(directory: Path, root: Path, candidate: Path, policy: ResolvedPolicy) -> tuple[Home, str, str]:
     home = Home.open(directory)
     _, manifest = seal(root, home.path)
-    passed = [
-        Verdict(gate_id=name, kind="eval", outcome="pass", reason="so it is")
-        for name in ("knows-all", "language-holds")
-    ]
+    passed = [passing(gate) for gate in policy.policy.gates]
     actions.record_policy(home.store, policy=policy, actor="tester")
     actions.adopt_policy(home.store, policy=policy.digest, actor="tester")
     evidence = [sha256_bytes(b"the root's evidence")]

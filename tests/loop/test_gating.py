@@ -10,7 +10,6 @@ import pytest
 from guards import actions
 from guards.canonical import sha256_bytes
 from guards.gates.inputs import Role
-from guards.gates.verdict import Verdict
 from guards.policy import ResolvedPolicy, resolve_policy
 from loop import gating
 from loop.checkpoint_io import write_safetensors
@@ -20,6 +19,7 @@ from loop.recorded_steps import RecordedSteps
 from loop.sealed_checkpoints import seal, sealed_directory
 from tests.gate_world import EVAL_GATE, make_policy
 from tests.in_process_backend import InProcessBackend, quiet
+from tests.store_world import passing
 from tests.tiny_world import build_tiny_world
 
 POLICY = """\
@@ -63,7 +63,6 @@ def policy(tmp_path: Path, tiny_checkpoint: Path) -> ResolvedPolicy:
 def home_with_root(directory: Path, root: Path, policy: ResolvedPolicy) -> tuple[Home, str]:
     home = Home.open(directory)
     _, manifest = seal(root, home.path)
-    passed = Verdict(gate_id="language-holds", kind="eval", outcome="pass", reason="so it is")
     actions.record_policy(home.store, policy=policy, actor="tester")
     actions.adopt_policy(home.store, policy=policy.digest, actor="tester")
     actions.set_root(
@@ -71,7 +70,7 @@ def home_with_root(directory: Path, root: Path, policy: ResolvedPolicy) -> tuple
         manifest=manifest,
         policy=policy.digest,
         evidence=[sha256_bytes(b"the root's evidence")],
-        verdicts=[passed],
+        verdicts=[passing(gate) for gate in policy.policy.gates],
         actor="tester",
     )
     return home, manifest.digest
