@@ -204,14 +204,23 @@ def refuse_unless_in_force(history: History, seal: Logged[Sealed]) -> None:
         )
 
 
+def refuse_under_policy(history: History, seal: Logged[Sealed], look_seq: int | None) -> None:
+    """Raises what keeps a candidate from promotion, whatever its gates say.
+
+    The policy that binds it was in force when it was sealed, and not tightened before it was looked at; no bundle of
+    policies was refused since. ``look_seq`` is None where it was not looked at yet.
+    """
+    refuse_unless_in_force(history, seal)
+    refuse_if_tightened(history, seal, look_seq=look_seq)
+    refuse_if_bad_bundle(history)
+
+
 def policy_obstacle(
     history: History, seal: Logged[Sealed], look: Logged[SeedDrawn] | None = None
 ) -> ActionRefused | None:
-    """Why a candidate cannot be promoted under the policy that binds it, whatever its gates say; None if it can."""
+    """What :func:`refuse_under_policy` would refuse, for readers; None where it would not."""
     try:
-        refuse_unless_in_force(history, seal)
-        refuse_if_tightened(history, seal, look_seq=None if look is None else look.seq)
-        refuse_if_bad_bundle(history)
+        refuse_under_policy(history, seal, None if look is None else look.seq)
     except ActionRefused as refusal:
         return refusal
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from guards.actions.adopt import refuse_if_bad_bundle, refuse_if_tightened, refuse_unless_in_force
+from guards.actions.adopt import refuse_under_policy
 from guards.actions.outcome import decision_now, evidence_of, read_verdict
 from guards.actions.preconditions import (
     bound_policy,
@@ -202,9 +202,7 @@ def _authorise(
         )
     # (7) the policy that binds it was in force when it was sealed, and not tightened before it was looked at;
     #     and no bundle of policies was refused since
-    refuse_unless_in_force(history, seal)
-    refuse_if_tightened(history, seal, look_seq=look.seq)
-    refuse_if_bad_bundle(history)
+    refuse_under_policy(history, seal, look.seq)
     return _Authorised(
         look=look,
         decision=decision,
