@@ -74,3 +74,7 @@ class ModelError(StairlockError):
 
 class SuiteError(StairlockError):
     """A suite that cannot be drawn from or scored."""
+
+
+class ProbeError(StairlockError):
+    """A measurement inside a model that cannot be made, or that would not mean what it says."""
