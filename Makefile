@@ -70,5 +70,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL) -e '.[dev,probes]'
 	@touch $@
