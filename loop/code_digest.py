@@ -14,9 +14,25 @@ import loop
 from guards.canonical import digest_of, sha256_file
 
 
+_LOOP = Path(str(loop.__file__)).parent
+# What a fine-tune depends on, and no more: the models of a bank outlive changes to everything else.
+_TRAINING = (
+    "steps/train.py",
+    "train_record.py",
+    "rows.py",
+    "master_weights.py",
+    "checkpoint_io.py",
+)
+
+
 @functools.cache
-def code_digest() -> str:
-    """Digest of guards and loop as they lie on disk, read once in a process."""
+def code_digest(kind: str = "") -> str:
+    """Digest of the code that a step of this kind runs, as it lies on disk, read once in a process.
+
+    That is all of guards and loop, except for the step ``fine-tune``: only what trains.
+    """
+    if kind == "fine-tune":
+        return digest_of({f"loop/{name}": sha256_file(_LOOP / name) for name in _TRAINING})
     return digest_of_sources({package.__name__: Path(str(package.__file__)).parent for package in (guards, loop)})
 
 
