@@ -1,22 +1,24 @@
 """Policies: what a candidate must show, who must sign, and what is waived. Safety teams edit these.
 
 A policy is a YAML file (see policies/default.yaml). Resolving it replaces every suite's path by
-the digest of that suite, so that a policy's digest names the items, scorers and decoding too:
-sha256 of the RFC 8785 JSON of the result, defaults written out.
+the digest of that suite, and every bank's by that of the bank, so that a policy's digest names the
+items, scorers, decoding and drift bank too: sha256 of the RFC 8785 JSON of the result, defaults written
+out. (``banks`` and ``kits`` are left out where there are none, as in policies before there were banks.)
 
 Not covered: whether the gates are strict enough. ``guards.authoring.power`` says whether they can pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from guards.canonical import canonical_bytes, digest_of, sha256_bytes, sha256_file
+from guards.canonical import canonical_bytes, sha256_bytes
+from guards.drift.bank import BankFile, DriftBank, read_bank
 from guards.errors import ConfigError
 from guards.evidence import Digest, Frozen
 from guards.policy_gates import (
@@ -30,6 +32,7 @@ from guards.policy_gates import (
     CollapseGate,
     CompositeGate,
     ContaminationGate,
+    DriftGate,
     EvalGate,
     Gate,
     GateId,
@@ -37,12 +40,14 @@ from guards.policy_gates import (
     LeafGate,
     Name,
     OnlyIfGate,
+    banks_of,
     depth_of,
     suites_of,
     with_members,
     wrong,
 )
-from guards.strict_yaml import Json, PositionMap, is_there, load_yaml_with_positions, parse_yaml, read_text
+from guards.strict_yaml import PositionMap, is_there, load_yaml_with_positions
+from guards.suite_files import item_digests, item_files, read_suite, suite_digest
 
 __all__ = [
     "LEAST_LEVEL",
@@ -58,6 +63,7 @@ __all__ = [
     "CollapseGate",
     "CompositeGate",
     "ContaminationGate",
+    "DriftGate",
     "EvalGate",
     "Gate",
     "GateId",
@@ -74,9 +80,12 @@ __all__ = [
     "Spending",
     "StopEarly",
     "Waiver",
+    "banks_of",
     "item_digests",
     "item_files",
+    "recorded_body",
     "reference_refusals",
+    "resolve_bank",
     "resolve_policy",
     "resolve_suite",
     "suite_digest",
@@ -223,9 +232,13 @@ class Policy(Frozen):
     approvals: Approvals
     holdouts: dict[Name, Holdout] = Field(default_factory=dict[str, Holdout])
     judges: dict[Name, Judge] = Field(default_factory=dict[str, Judge])
+    banks: dict[Name, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict[str, str])
+    """Benign banks that drift gates read, by path; in a resolved policy, by digest."""
     waivers: tuple[Waiver, ...] = Field(default=(), max_length=0)
     items: SkipJsonSchema[dict[Name, tuple[Digest, ...]]] = Field(default_factory=dict[Name, tuple[Digest, ...]])
     """The sha256 of the item files of each suite that has some. Nobody writes it: :func:`resolve_policy` does."""
+    kits: SkipJsonSchema[dict[Name, Digest]] = Field(default_factory=dict[Name, Digest])
+    """The digest of each bank's kit, which runs of the drift audit name. Nobody writes it either."""
 
     @field_validator("waivers", mode="before")
     @classmethod
@@ -260,9 +273,10 @@ class Policy(Frozen):
 
 
 class ResolvedPolicy(Frozen):
-    """A policy with its suites by digest. ``canonical_json`` is what ``digest`` is over.
+    """A policy with its suites and banks by digest. ``canonical_json`` is what ``digest`` is over.
 
-    ``policy`` is as in the file, and ``resolved`` as recorded: suites by digest, with ``items``.
+    ``policy`` is as in the file, and ``resolved`` as recorded: suites and banks by digest, with ``items`` and
+    ``kits``. ``banks`` are the banks as they were digested; a policy that was read from the log has none at hand.
     """
 
     policy: Policy
@@ -271,10 +285,17 @@ class ResolvedPolicy(Frozen):
     gate_lines: dict[str, int]
     suite_digests: dict[str, Digest]
     canonical_json: str
+    kit_digests: dict[str, Digest] = Field(default_factory=dict[str, str])
+    banks: dict[str, DriftBank] = Field(default_factory=dict[str, DriftBank], exclude=True, repr=False)
 
     @property
     def resolved(self) -> Policy:
         return Policy.model_validate_json(self.canonical_json)
+
+    @property
+    def run_digests(self) -> dict[str, Digest]:
+        """By name, what the manifest of a run must say as its suite's digest: a suite's own, or a bank's kit's."""
+        return {**self.suite_digests, **self.kit_digests}
 
 
 def resolve_policy(path: Path) -> ResolvedPolicy:
@@ -289,23 +310,23 @@ def resolve_policy(path: Path) -> ResolvedPolicy:
             ``policy.judge-family``, ``policy.judge-chance``; ``policy.duplicate-gate``,
             ``policy.unknown-suite``, ``policy.unknown-judge``, ``policy.composite-depth``,
             ``policy.composite-anchor``, ``policy.missing-suite``, ``policy.missing-file``,
-            ``policy.holdout-undeclared``, ``policy.holdout-fresh``, ``policy.items-in-file``.
+            ``policy.holdout-undeclared``, ``policy.holdout-fresh``, ``policy.items-in-file``,
+            ``policy.drift-levels``, ``policy.unknown-bank``, ``policy.bank-is-suite``, ``policy.missing-bank``;
+            what :func:`guards.drift.bank.read_bank` refuses.
     """
     policy, positions = load_yaml_with_positions(path, Policy)
-    if "items" in policy.model_fields_set:
-        raise positions.refusal(
-            "policy.items-in-file",
-            positions.of_key("items"),
-            "the digests of item files are found out, not declared",
-            fix="take 'items' out of the file",
-        )
     for refusal in reference_refusals(policy, positions):
         raise refusal
     suites = {name: resolve_suite(policy, positions, path.parent, name) for name in policy.suites}
     suite_digests = {name: digest for name, (digest, _) in suites.items()}
-    body = policy.model_dump(by_alias=True)
+    banks = {name: resolve_bank(policy, positions, path.parent, name) for name in policy.banks}
+    kit_digests = {name: file.bank.kit.digest for name, file in banks.items()}
+    body = recorded_body(policy)
     body["suites"] = suite_digests
     body["items"] = {name: items for name, (_, items) in suites.items() if items}
+    if banks:
+        body["banks"] = {name: file.digest for name, file in banks.items()}
+        body["kits"] = kit_digests
     data = canonical_bytes(body)
     return ResolvedPolicy(
         policy=policy,
@@ -314,7 +335,36 @@ def resolve_policy(path: Path) -> ResolvedPolicy:
         gate_lines={gate.id: positions.at(*at).line for gate, at in policy.gates_with_paths()},
         suite_digests=suite_digests,
         canonical_json=data.decode("utf-8"),
+        kit_digests=kit_digests,
+        banks={name: file.bank for name, file in banks.items()},
     )
+
+
+def recorded_body(policy: Policy) -> dict[str, Any]:
+    """The JSON of a policy that digests are over; without banks as it was before there were any."""
+    body = policy.model_dump(mode="json", by_alias=True)
+    for key in ("banks", "kits"):
+        if not body[key]:
+            del body[key]
+    return body
+
+
+def resolve_bank(policy: Policy, positions: PositionMap, folder: Path, name: str) -> BankFile:
+    """One bank of a policy that lies in ``folder``.
+
+    Raises:
+        ConfigError: ``policy.missing-bank``; what :func:`guards.drift.bank.read_bank` refuses.
+    """
+    path = folder / policy.banks[name]
+    if not is_there(path):
+        raise positions.refusal(
+            "policy.missing-bank",
+            positions.at("banks", name),
+            f"the bank {name!r} is not there",
+            got=str(path),
+            fix="paths are relative to the policy file",
+        )
+    return read_bank(path)
 
 
 def resolve_suite(policy: Policy, positions: PositionMap, folder: Path, name: str) -> tuple[str, list[str]]:
@@ -333,57 +383,21 @@ def resolve_suite(policy: Policy, positions: PositionMap, folder: Path, name: st
             got=str(suite_path),
             fix="paths are relative to the policy file",
         )
-    digest, items = _read_suite(suite_path)
+    digest, items = read_suite(suite_path)
     _check_holdout(policy, positions, name, has_files=bool(items))
     return digest, items
 
 
-def suite_digest(path: Path) -> str:
-    """Digest of a suite: its YAML as JSON, and the sha256 of every file that a ``file:`` key names.
-
-    The suite's meaning is ``loop.suites``' to check; here it is plain data.
-
-    Raises:
-        ConfigError: the YAML is not plain data (see :func:`guards.strict_yaml.load_yaml`), or
-            ``policy.missing-file``.
-    """
-    return _read_suite(path)[0]
-
-
-def item_files(path: Path) -> tuple[str, ...]:
-    """The item files that a suite's YAML names, relative to the suite file."""
-    value, _ = parse_yaml(read_text(path), source=str(path))
-    return tuple(name for _, name in _named_files(value, ()))
-
-
-def item_digests(path: Path) -> list[str]:
-    """The sha256 of each item file that a suite's YAML names, sorted. They hold the same items at every look.
-
-    Raises:
-        ConfigError: as :func:`suite_digest`.
-    """
-    return _read_suite(path)[1]
-
-
-def _read_suite(path: Path) -> tuple[str, list[str]]:
-    """(:func:`suite_digest`, :func:`item_digests`), of one reading."""
-    value, positions = parse_yaml(read_text(path), source=str(path))
-    files: dict[str, str] = {}
-    for at, name in _named_files(value, ()):
-        item_path = path.parent / name
-        if not is_there(item_path):
-            raise positions.refusal(
-                "policy.missing-file",
-                positions.at(*at),
-                f"the item file {name!r} is not there",
-                fix="paths are relative to the suite file",
-            )
-        files[name] = sha256_file(item_path)
-    return digest_of({"yaml": value, "files": files}), sorted(set(files.values()))
-
-
 def reference_refusals(policy: Policy, positions: PositionMap) -> Iterator[ConfigError]:
     """Whatever one part of the policy says about another that is not so, in the file's order."""
+    for key, of in (("items", "item files"), ("kits", "banks' kits")):
+        if key in policy.model_fields_set:
+            yield positions.refusal(
+                "policy.items-in-file",
+                positions.of_key(key),
+                f"the digests of {of} are found out, not declared",
+                fix=f"take {key!r} out of the file",
+            )
     path_by_id: dict[str, tuple[str | int, ...]] = {}
     for gate, at in policy.gates_with_paths():
         if gate.id in path_by_id:
@@ -403,6 +417,15 @@ def reference_refusals(policy: Policy, positions: PositionMap) -> Iterator[Confi
                     got=suite,
                     expected=", ".join(sorted(policy.suites)),
                 )
+        for bank in banks_of(gate):
+            if bank not in policy.banks:
+                yield positions.refusal(
+                    "policy.unknown-bank",
+                    positions.at(*at, "bank"),
+                    f"the gate {gate.id!r} names a bank that the policy does not declare",
+                    got=bank,
+                    expected=", ".join(sorted(policy.banks)) or "a bank under 'banks'",
+                )
         if isinstance(gate, EvalGate):
             yield from _eval_gate_refusals(gate, at, policy, positions)
         elif isinstance(gate, CompositeGate) and depth_of(gate) > MAX_COMPOSITE_DEPTH:
@@ -412,6 +435,14 @@ def reference_refusals(policy: Policy, positions: PositionMap) -> Iterator[Confi
                 f"the gate {gate.id!r} holds composites inside composites, too deep to be understood",
                 got=str(depth_of(gate)),
                 expected=f"at most {MAX_COMPOSITE_DEPTH}",
+            )
+    for bank in policy.banks:
+        if bank in policy.suites:
+            yield positions.refusal(
+                "policy.bank-is-suite",
+                positions.of_key("banks", bank),
+                f"{bank!r} is the name of a suite too, and evidence goes by one name",
+                fix="give the bank another name",
             )
     for suite in policy.holdouts:
         if suite not in policy.suites:
@@ -464,17 +495,3 @@ def _check_holdout(policy: Policy, positions: PositionMap, suite: str, *, has_fi
             f"the suite {suite!r} has no item files: its items are drawn anew at every look, so it is no holdout",
             fix="take it out of 'holdouts'",
         )
-
-
-def _named_files(value: Json, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """(path, name) of every string under a key ``file``."""
-    pairs: Iterator[tuple[str | int, Json]] = iter(())
-    if isinstance(value, dict):
-        pairs = iter(cast(Mapping[str, Any], value).items())
-    elif isinstance(value, list):
-        pairs = iter(enumerate(value))
-    for key, item in pairs:
-        if key == "file" and isinstance(item, str):
-            yield (*path, key), item
-        else:
-            yield from _named_files(item, (*path, key))

@@ -86,7 +86,7 @@ class PolicyBundle(Frozen):
 
 
 def pack_policy(policy_path: Path, *, author: str, time: str) -> PolicyBundle:
-    """A policy, its suites and their item files, under paths relative to the folder that holds them all.
+    """A policy, its suites, their item files and its banks, under paths relative to the folder that holds them all.
 
     Raises:
         ConfigError: as :func:`guards.policy.resolve_policy`.
@@ -158,17 +158,19 @@ def verify_bundle(envelope: Envelope, key: PublicKey) -> PolicyBundle:
 
 
 def referred_files(policy_path: Path, *, within: Path | None = None) -> list[Path]:
-    """The policy, its suites, and the item files of each, sorted. None outside ``within`` is opened.
+    """The policy, its suites, the item files of each, and its banks, sorted. None outside ``within`` is opened.
 
     Raises:
         ConfigError: a file that cannot be read (:mod:`guards.strict_yaml`).
         SignatureRefused: ``bundle.outside``.
     """
     found = {policy_path.resolve()}
-    for suite in load_yaml(policy_path, Policy).suites.values():
+    policy = load_yaml(policy_path, Policy)
+    for suite in policy.suites.values():
         suite_path = _inside(policy_path.parent / suite, within)
         items = [_inside(suite_path.parent / name, within) for name in item_files(suite_path)]
         found |= {suite_path, *items}
+    found |= {_inside(policy_path.parent / bank, within) for bank in policy.banks.values()}
     return sorted(found)
 
 

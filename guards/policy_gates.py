@@ -143,6 +143,32 @@ class BudgetGate(Frozen):
     max_tokens_trained: int | None = Field(default=None, gt=0)
 
 
+class DriftGate(Frozen):
+    """The candidate differs from the root as the harmless fine-tunes of ``bank`` do, or it is stopped.
+
+    p is the share of models, bank and candidate together, that drifted at least as unusually as the candidate.
+    At ``block_at`` or below it is blocked, at ``review_at`` or below held. Both are false-alarm rates on harmless
+    candidates: looks do not divide them. ``training_rows: required`` holds a candidate whose training rows were
+    not searched for triggers; ``smaller_dose: allowed`` lets it be trained less than any member of the bank.
+    """
+
+    id: GateId
+    kind: Literal["drift"]
+    description: str = ""
+    bank: Name
+    block_at: float = Field(gt=0.0, le=0.2)
+    review_at: float = Field(gt=0.0, le=0.5)
+    min_documents: int = Field(ge=1)
+    training_rows: Literal["required", "optional"] = "required"
+    smaller_dose: Literal["inconclusive", "allowed"] = "inconclusive"
+
+    @model_validator(mode="after")
+    def _levels_in_order(self) -> DriftGate:
+        if self.block_at > self.review_at:
+            raise wrong("policy.drift-levels", "what is blocked is reviewed as well: block_at is at most review_at")
+        return self
+
+
 class AllOfGate(Frozen):
     """Passes where every member passes, and fails where one fails."""
 
@@ -210,10 +236,18 @@ class OnlyIfGate(Frozen):
         return (self.condition, self.then)
 
 
-LeafGate = EvalGate | IntegrityGate | CollapseGate | ContaminationGate | BudgetGate
+LeafGate = EvalGate | IntegrityGate | CollapseGate | ContaminationGate | BudgetGate | DriftGate
 CompositeGate = AllOfGate | AnyOfGate | OnlyIfGate
 Gate = Annotated[
-    EvalGate | IntegrityGate | CollapseGate | ContaminationGate | BudgetGate | AllOfGate | AnyOfGate | OnlyIfGate,
+    EvalGate
+    | IntegrityGate
+    | CollapseGate
+    | ContaminationGate
+    | BudgetGate
+    | DriftGate
+    | AllOfGate
+    | AnyOfGate
+    | OnlyIfGate,
     Field(discriminator="kind"),
 ]
 MAX_COMPOSITE_DEPTH = 3
@@ -240,6 +274,11 @@ def suites_of(gate: Gate) -> tuple[str, ...]:
     if isinstance(gate, ContaminationGate):
         return gate.suites
     return (gate.suite,) if isinstance(gate, (EvalGate, CollapseGate)) else ()
+
+
+def banks_of(gate: Gate) -> tuple[str, ...]:
+    """The banks that the gate itself reads."""
+    return (gate.bank,) if isinstance(gate, DriftGate) else ()
 
 
 def depth_of(gate: Gate) -> int:

@@ -28,6 +28,7 @@ from guards.policy import (
     BudgetGate,
     CollapseGate,
     ContaminationGate,
+    DriftGate,
     EvalGate,
     Gate,
     Holdout,
@@ -39,6 +40,7 @@ from guards.policy import (
     Policy,
     StopEarly,
     Waiver,
+    banks_of,
     suites_of,
 )
 
@@ -260,6 +262,37 @@ def _suites(old: Any, new: Any, place: _Place, _owner: Any) -> Iterator[ChangeIt
             yield place.at(name).item(before, after, "incomparable", why)
 
 
+def _banks(old: Any, new: Any, place: _Place, _owner: Any) -> Iterator[ChangeItem]:
+    """Banks by digest; one that came or went matters by the gates that read it."""
+    for name in dict.fromkeys((*old, *new)):
+        before, after = old.get(name), new.get(name)
+        if before is None or after is None:
+            reader = place.new_policy if after is None else place.old_policy
+            is_read = any(name in banks_of(gate) for gate in reader.leaf_gates())
+            yield place.at(name).item(before, after, "incomparable" if is_read else "same", "its gates are compared")
+        elif before != after:
+            why = "candidates are held against other harmless fine-tunes, or measured or scored otherwise"
+            yield place.at(name).item(before, after, "incomparable", why)
+
+
+def _kits(old: Any, new: Any, place: _Place, _owner: Any) -> Iterator[ChangeItem]:
+    """A bank holds its kit, so that banks say it all, unless somebody made one of the two policies up."""
+    banks, others = place.old_policy.banks, place.new_policy.banks
+    for name in dict.fromkeys((*old, *new)):
+        if old.get(name) != new.get(name) and banks.get(name) == others.get(name):
+            yield place.at(name).item(old.get(name), new.get(name), "incomparable", "another kit of the same bank")
+
+
+def _strict_word(strict: str) -> Direction:
+    """A choice between two words, of which ``strict`` asks for more."""
+
+    def direction(old: Any, new: Any, place: _Place, _model: Any) -> Iterator[ChangeItem]:
+        change: Order = "same" if old == new else "stricter" if new == strict else "looser"
+        yield place.item(old, new, change)
+
+    return direction
+
+
 def _holdouts(old: Any, new: Any, place: _Place, _owner: Any) -> Iterator[ChangeItem]:
     for name in dict.fromkeys((*old, *new)):
         before, after, here = old.get(name), new.get(name), place.at(name)
@@ -311,7 +344,9 @@ DIRECTIONS: Mapping[type[Frozen], Mapping[str, Direction]] = {
         "approvals": _model,
         "holdouts": _holdouts,
         "judges": _judges,
+        "banks": _banks,
         "waivers": _no_waivers,
+        "kits": _kits,
         "items": _incomparable("reads are counted by the item files: others begin unread"),
     },
     Looks: {
@@ -373,6 +408,17 @@ DIRECTIONS: Mapping[type[Frozen], Mapping[str, Direction]] = {
         "max_cycles_without_person": _ordered(stricter="less"),
         "max_cost_s": _ordered(stricter="less"),
         "max_tokens_trained": _ordered(stricter="less", absent=float("inf")),
+    },
+    DriftGate: {
+        "id": _ID,
+        "kind": _KIND,
+        "description": _no_effect,
+        "bank": _incomparable("it is held against other harmless fine-tunes"),
+        "block_at": _ordered(stricter="more", why="what was held, so that a waiver could release it, is blocked"),
+        "review_at": _ordered(stricter="more", why="what was let through is looked at"),
+        "min_documents": _ordered(stricter="more"),
+        "training_rows": _strict_word("required"),
+        "smaller_dose": _strict_word("inconclusive"),
     },
     AllOfGate: {"id": _ID, "kind": _KIND, "description": _no_effect, "gates": _all_of},
     AnyOfGate: {"id": _ID, "kind": _KIND, "description": _no_effect, "gates": _any_of},

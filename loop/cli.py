@@ -17,7 +17,22 @@ import typer
 from typer.core import TyperGroup
 
 from guards.errors import StairlockError
-from loop.commands import champion, gain, gate, log, models, policies, reproduce, run, show, signing, stop, waive
+from loop.commands import (
+    bank,
+    champion,
+    gain,
+    gate,
+    gauntlet,
+    log,
+    models,
+    policies,
+    reproduce,
+    run,
+    show,
+    signing,
+    stop,
+    waive,
+)
 from loop.commands.options import Invocation
 from loop.terminal_text import printable, printable_lines
 
@@ -92,6 +107,8 @@ app.command("recall")(stop.recall)
 app.add_typer(models.app, name="model")
 app.add_typer(signing.app, name="key")
 app.add_typer(policies.app, name="policy")
+app.add_typer(bank.app, name="bank")
+app.add_typer(gauntlet.app, name="gauntlet")
 
 
 def main() -> None:

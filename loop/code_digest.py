@@ -7,33 +7,44 @@ packages (what a step reads of them comes in as inputs, by digest).
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import guards
 import loop
 from guards.canonical import digest_of, sha256_file
 
-
 _LOOP = Path(str(loop.__file__)).parent
-# What a fine-tune depends on, and no more: the models of a bank outlive changes to everything else.
-_TRAINING = (
-    "steps/train.py",
-    "train_record.py",
-    "rows.py",
-    "master_weights.py",
+# What the models and measurements of a bank depend on, and no more: they outlive changes to everything else.
+_TRAINING = ("steps/train.py", "train_record.py", "rows.py", "master_weights.py", "checkpoint_io.py")
+_PROBING = (
+    "steps/probe.py",
+    "drift/kit_documents.py",
+    "drift/kit_files.py",
+    "drift/trigger_search.py",
     "checkpoint_io.py",
 )
+_VERIFYING = ("steps/verify.py", "gauntlet/verify.py", "gauntlet/faults.py", "engine.py", "checkpoint_io.py")
 
 
 @functools.cache
 def code_digest(kind: str = "") -> str:
     """Digest of the code that a step of this kind runs, as it lies on disk, read once in a process.
 
-    That is all of guards and loop, except for the step ``fine-tune``: only what trains.
+    That is all of guards and loop, except for the steps that a bank is made with: only what trains
+    (``fine-tune``), probes (``probe``) or asks for behaviour (``verify``).
     """
     if kind == "fine-tune":
-        return digest_of({f"loop/{name}": sha256_file(_LOOP / name) for name in _TRAINING})
+        return _digest_of_files(_TRAINING)
+    if kind == "verify":
+        return _digest_of_files(_VERIFYING)
+    if kind == "probe":
+        return digest_of([_digest_of_files(_PROBING), digest_of_sources({"probes": _LOOP.parent / "probes"})])
     return digest_of_sources({package.__name__: Path(str(package.__file__)).parent for package in (guards, loop)})
+
+
+def _digest_of_files(names: Sequence[str]) -> str:
+    return digest_of({f"loop/{name}": sha256_file(_LOOP / name) for name in names})
 
 
 def digest_of_sources(packages: dict[str, Path]) -> str:

@@ -29,6 +29,7 @@ from guards.gates.verdict import Verdict
 from guards.manifest import CheckpointFacts, describe_checkpoint, verify_checkpoint
 from guards.policy import CollapseGate, ContaminationGate, EvalGate, ResolvedPolicy
 from guards.recorded_run import read_recorded_run
+from loop.drift.candidate_drift import audit_candidate, banks_needed
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps
 from loop.sealed_checkpoints import sealed_directory
@@ -117,13 +118,27 @@ def gate_candidate(
         steps,
         policy,
         draw.seed,
-        roles=_roles_recorded(home, draw) if verdicts else _roles_by_suite(policy, checkpoints, anchors),
+        roles=_roles_recorded(home, draw, policy) if verdicts else _roles_by_suite(policy, checkpoints, anchors),
         name=name,
         candidate=candidate,
         device=device,
         dtype=dtype,
         settled=settled,
     )
+    if _is_audited(home, draw, policy) if verdicts else banks_needed(policy):
+        audits = audit_candidate(
+            home,
+            steps,
+            policy,
+            draw.seed,
+            candidate=candidate,
+            root=checkpoints.get("root"),
+            training_rows=training_rows,
+            name=name,
+            device=device,
+            dtype=dtype,
+        )
+        measured |= {("candidate", candidate, bank): run for bank, run in audits.items()}
     for (role, _digest, _suite), evidence in measured.items():
         actions.record_evidence(home.store, candidate=candidate, role=role, directory=evidence.directory, actor=actor)
     runs = _by_role(measured)
@@ -183,13 +198,21 @@ def _by_role(measured: Runs) -> dict[tuple[str, str], EvidenceRun]:
     return {(digest if role == "anchor" else role, suite): run for (role, digest, suite), run in measured.items()}
 
 
-def _roles_recorded(home: Home, draw: Draw) -> dict[tuple[Role, str], frozenset[str]]:
+def _roles_recorded(home: Home, draw: Draw, policy: ResolvedPolicy) -> dict[tuple[Role, str], frozenset[str]]:
     """Who answered what in a look that has its verdicts; anchors may have moved on since."""
     answered: dict[tuple[Role, str], set[str]] = defaultdict(set)
     with home.store.read() as history:
         for recorded in history.evidence(draw.look_seq):
+            if recorded.body.suite not in policy.policy.suites:
+                continue  # an audit
             answered[recorded.body.role, recorded.body.checkpoint].add(recorded.body.suite)
     return {key: frozenset(suites) for key, suites in answered.items()}
+
+
+def _is_audited(home: Home, draw: Draw, policy: ResolvedPolicy) -> bool:
+    """Whether a look that has its verdicts had the candidate's drift measured."""
+    with home.store.read() as history:
+        return any(recorded.body.suite in policy.policy.banks for recorded in history.evidence(draw.look_seq))
 
 
 def _settled_as_recorded(home: Home, draw: Draw) -> Settled:

@@ -15,6 +15,7 @@ from guards.policy import (
     BudgetGate,
     CollapseGate,
     ContaminationGate,
+    DriftGate,
     EvalGate,
     Gate,
     IntegrityGate,
@@ -79,6 +80,8 @@ def gate_in_words(gate: Gate, policy: Policy) -> str:
                 f"At most {gate.max_cycles_without_person} candidates judged since a person last signed, "
                 f"{gate.max_cost_s / _S_PER_H:,.1f} hours of work, and {tokens} trained tokens."
             )
+        case DriftGate():
+            return _drift(gate)
         case AllOfGate():
             return f"Passes if all of its members do, and fails if one does: {_listed(_ids(gate.gates))} (below)."
         case AnyOfGate():
@@ -162,6 +165,24 @@ def _collapse(gate: CollapseGate) -> str:
         if value is not None
     ]
     return f"On the suite {gate.suite}, over at least {gate.min_items} items: {'; '.join(limits)}."
+
+
+def _drift(gate: DriftGate) -> str:
+    rows = (
+        "A candidate whose training rows cannot be searched for triggers is held too."
+        if gate.training_rows == "required"
+        else "Training rows that cannot be searched for triggers do not hold it."
+    )
+    dose = "more than any of these fine-tunes" + (
+        " was, or less" if gate.smaller_dose == "inconclusive" else " was (less is allowed)"
+    )
+    return (
+        f"What changed inside the model, on at least {gate.min_documents} documents, is compared with the harmless "
+        f"fine-tunes of the root in the bank {gate.bank}. Of all these and the candidate, the share that changed as "
+        f"unusually as the candidate is p. It fails at p {gate.block_at:g} or below, and is held at {gate.review_at:g} "
+        f"or below: so often would a harmless candidate like these be stopped, at every look anew. One that was "
+        f"trained {dose}, is held. {rows}"
+    )
 
 
 def _looks(policy: Policy) -> str:

@@ -146,6 +146,20 @@ def ensure_root(
     return root, verdicts, rows
 
 
+def shipped_root(home: Home, package: Path, stage: Stage) -> Path:
+    """The directory of a package's root, merged and sealed in the home; no gate is asked.
+
+    Raises:
+        ModelError: ``root.not-trained`` (the package pins no root), ``root.other-base``, ``root.digest-differs``.
+    """
+    spec = load_root_spec(package)
+    if spec.digest is None:
+        raise ModelError("root.not-trained", f"{package} pins no root yet", fix="train it first (stairlock root)")
+    ensure_base(home, spec, stage)
+    _merge_shipped(home, package, spec, stage)
+    return sealed_directory(home.path, spec.digest)
+
+
 def _check_rows(history: History, root: Logged[RootSet], rows_digest: str) -> None:
     """The rows must be those that the root was sealed with: cycles retain some, and gates search all of them."""
     sealed_before = [

@@ -42,12 +42,12 @@ class Input(Frozen):
 class StepSpec(Frozen):
     """What to compute, and with which code. Paths say where the inputs lie now; they are not in the key."""
 
-    kind: Literal["generate", "train", "evaluate", "join"]
+    kind: Literal["generate", "train", "fine-tune", "evaluate", "join", "probe", "verify"]
     inputs: dict[str, Input]
     params: dict[str, Any] = Field(default_factory=dict)
     device: str = "auto"
     dtype: str = "auto"
-    code: Digest = Field(default_factory=code_digest)
+    code: Digest = Field(default_factory=lambda data: code_digest(data["kind"]))
 
     @property
     def key(self) -> str:
@@ -189,11 +189,11 @@ def _remove_unfinished(out_dir: Path) -> None:
 
 def _check_code(spec: StepSpec) -> None:
     """A source file that was edited during a run, or another version on the machine where steps run."""
-    if spec.code != code_digest():
+    if spec.code != code_digest(spec.kind):
         raise StepError(
             "step.other-code",
             "the step runs with other code than the program that asked for it",
-            got=code_digest(),
+            got=code_digest(spec.kind),
             expected=spec.code,
             fix="run the same version in both places; after an edit or an update, run the command again",
         )
@@ -234,10 +234,18 @@ def _function_of(kind: str) -> StepFunction:
         from loop.steps.generate import generate
 
         return generate
-    if kind == "train":
+    if kind in ("train", "fine-tune"):
         from loop.steps.train import train
 
         return train
+    if kind == "probe":
+        from loop.steps.probe import probe
+
+        return probe
+    if kind == "verify":
+        from loop.steps.verify import verify
+
+        return verify
     if kind == "join":
         from loop.steps.join import join
 

@@ -67,7 +67,8 @@ class DocumentValues:
         Per layer: ``proj.<direction>.L`` and ``last.<direction>.L`` (the difference along the direction: mean
         over the counted tokens, and at the last of them), ``shift.L`` (log10 of the norm of the mean difference
         over that of the reference's mean), ``token_shift.L`` (log10 of the mean over tokens of the difference's
-        norm over the reference's), ``cosine.L`` (between the two models' means).
+        norm over the reference's), ``cosine.L`` (between the two models' means), ``cka.L`` (linear centred kernel
+        alignment of the document's tokens, Kornblith et al. 2019, arXiv:1905.00414; 1 for a single token).
 
         Per dictionary: ``firing_l1``, ``firing_l2`` (norms over features of the change of the firing rate),
         ``activation_l2``, ``activation_max`` (the same of the change of the mean value), and
@@ -157,6 +158,7 @@ class DocumentValues:
             f"shift.{label}": _log10(mean_difference.norm(dim=1) / mean_reference.norm(dim=1)),
             f"token_shift.{label}": _log10(pair.mean(relative.unsqueeze(1)).squeeze(1)),
             f"cosine.{label}": torch.nn.functional.cosine_similarity(mean_reference, mean_candidate, dim=1),
+            f"cka.{label}": _linear_cka(pair),
         }
         if layer not in self._directions:
             return columns
@@ -211,6 +213,20 @@ class _TokenPair:
 
     def mean(self, values_tok_feat: Tensor) -> Tensor:
         return self.sum(values_tok_feat, torch.float64) / self.n_row.unsqueeze(1)
+
+
+def _linear_cka(pair: _TokenPair) -> Tensor:
+    """``[row]``: ||X'Y||^2 / (||X'X|| ||Y'Y||) of each row's centred tokens, by their Gram matrices [tok, tok]."""
+    found: list[Tensor] = []
+    lengths = pair.n_row.tolist()
+    sides = zip(pair.reference_tok_dim.split(lengths), pair.candidate_tok_dim.split(lengths), strict=True)
+    for reference, candidate in sides:
+        centred = [acts - acts.mean(dim=0) for acts in (reference, candidate)]
+        first, second = (acts @ acts.T for acts in centred)
+        scale = first.norm() * second.norm()
+        # A single token, or tokens that are all alike, have no shape that could differ.
+        found.append((first * second).sum() / scale if scale > 0 else torch.ones(()))
+    return torch.stack(found).double()
 
 
 def _dictionary_columns(

@@ -254,13 +254,13 @@ def _refuse_other_draw(look: Logged[SeedDrawn], run: EvidenceRun) -> None:
 
 def _refuse_other_suite(policy: Policy, run: EvidenceRun) -> None:
     name = run.manifest.suite_name
-    expected = policy.suites.get(name)  # in a resolved policy these are digests
+    expected = {**policy.suites, **policy.kits}.get(name)  # in a resolved policy these are digests
     if run.manifest.suite_digest != expected:
         raise ActionRefused(
             "actions.other-suite",
-            f"{run.directory}: {name!r} is not a suite of the policy that binds the candidate",
+            f"{run.directory}: {name!r} is not a suite, or a bank's kit, of the policy that binds the candidate",
             got=run.manifest.suite_digest,
-            expected=expected or ", ".join(sorted(policy.suites)) or "no suite",
+            expected=expected or ", ".join(sorted({*policy.suites, *policy.kits})) or "no suite",
             fix="evaluate with the suite file that the policy was resolved with",
         )
 

@@ -112,6 +112,19 @@ class SuiteEvidence(Items):
     fault: Fault | None = None
 
 
+class DriftEvidence(Frozen):
+    """How the candidate drifted, in the components of a bank's kit. What is left out is as the bank's median.
+
+    ``like``: the member of the bank that it drifted as. ``components``: the values that differ from that.
+    ``triggers: unsupported``: its training rows could not be searched. ``fault: missing``: nobody measured it.
+    """
+
+    like: Annotated[str, Field(min_length=1)] | None = None
+    components: dict[Annotated[str, Field(min_length=1)], FiniteFloat] = Field(default_factory=dict)
+    triggers: Literal["supported", "unsupported"] = "supported"
+    fault: Literal["missing"] | None = None
+
+
 class SharedRows(Frozen):
     """Training rows that equal an item of ``suite``, or share ``words`` words in a row with one."""
 
@@ -133,6 +146,7 @@ class CaseEvidence(Frozen):
 
     ``changed``: what differs in the candidate's files. ``missing``: what is not known at all.
     ``holdout_reads``: how often a suite was read before, where the policy declares it a holdout.
+    ``drift``: how the candidate drifted, by bank.
     """
 
     suites: dict[Name, SuiteEvidence] = Field(default_factory=dict)
@@ -140,6 +154,7 @@ class CaseEvidence(Frozen):
     shared: tuple[SharedRows, ...] = ()
     budget: BudgetUsed = BudgetUsed()
     holdout_reads: dict[Name, Count] = Field(default_factory=dict)
+    drift: dict[Name, DriftEvidence] = Field(default_factory=dict)
     missing: tuple[Literal["files", "training_rows", "budget", "root", "anchor"], ...] = ()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from guards.authoring.case_drift import case_drift_vectors
 from guards.authoring.case_model import (
     Case,
     CaseEvidence,
@@ -141,10 +142,13 @@ def case_inputs(policy: ResolvedPolicy, case: Case, *, built: BuiltRuns | None =
     """What the gates of ``policy`` would be given for the case's candidate; ``built`` as in :func:`run_case`.
 
     Raises:
-        ConfigError: ``case.counts``, ``case.score-range``.
+        ConfigError: ``case.counts``, ``case.score-range``, ``case.unknown-member``, ``case.unknown-component``.
     """
     evidence = case.evidence
     checkpoints: dict[Role, str] = {role: CHECKPOINTS[role] for role in _ROLES if role not in evidence.missing}
+    parent = next((bank.parent_digest for bank in policy.banks.values()), None)
+    if parent is not None and "root" in checkpoints:
+        checkpoints["root"] = parent  # a case is about the root that the bank is of
     runs = {
         (role, suite): run
         for suite in policy.suite_digests
@@ -166,6 +170,7 @@ def case_inputs(policy: ResolvedPolicy, case: Case, *, built: BuiltRuns | None =
             policy.suite_digests[suite]: evidence.holdout_reads.get(suite, case.look - 1)
             for suite in policy.policy.holdouts
         },
+        drift_vectors=case_drift_vectors(policy, evidence),
         budget=None if "budget" in evidence.missing else BudgetState(**evidence.budget.model_dump()),
     )
 

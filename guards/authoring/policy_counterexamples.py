@@ -8,7 +8,8 @@ real evidence is.
 
 Not covered: a looser gate for which none is found. That shows nothing; an edit is judged by
 :mod:`guards.policy_order`, and never by this search. No evidence tells apart two versions of a suite, or
-who must sign.
+who must sign. Drift gates: the policies that are compared may come from the log, which has no banks, so none
+is looked for, and the cases for other gates leave them out.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ from guards.policy import (
     CollapseGate,
     CompositeGate,
     ContaminationGate,
+    DriftGate,
     EvalGate,
     Gate,
     IntegrityGate,
     LeafGate,
     Policy,
     ResolvedPolicy,
+    recorded_body,
     suites_of,
 )
 from guards.policy_order import PolicyChange
@@ -79,14 +82,15 @@ def counterexamples(change: PolicyChange, old: Policy, new: Policy) -> tuple[Cas
 
 
 def as_recorded(policy: Policy) -> ResolvedPolicy:
-    """A policy whose suites are digests already, as what gates are given."""
-    data = canonical_bytes(policy.model_dump(mode="json", by_alias=True))
+    """A policy whose suites are digests already, as what gates are given; its banks are not at hand."""
+    data = canonical_bytes(recorded_body(policy))
     return ResolvedPolicy(
         policy=policy,
         digest=sha256_bytes(data),
         source=Path("policy"),
         gate_lines={},
         suite_digests=dict(policy.suites),
+        kit_digests=dict(policy.kits),
         canonical_json=data.decode("utf-8"),
     )
 
@@ -168,7 +172,10 @@ class Search:
     def _said(self, case: Case, gate_id: str) -> tuple[ExpectedVerdict, dict[str, ExpectedVerdict]] | None:
         """What OLD says at the gate, and NEW at every gate; None where there is no such evidence."""
         try:
-            return _outcomes(as_recorded(self._old), case)[gate_id], _outcomes(as_recorded(self._new), case)
+            return (
+                _outcomes(_without_drift(self._old, gate_id), case)[gate_id],
+                _outcomes(_without_drift(self._new, gate_id), case),
+            )
         except StairlockError:
             return None
 
@@ -217,6 +224,8 @@ class Search:
                 yield from contamination_lines(gate, base)
             case BudgetGate():
                 yield from budget_lines(gate, base)
+            case DriftGate():
+                return
 
     def _all_good(self, n: int) -> CaseEvidence:
         """Evidence that every gate of both policies passes, as far as one evidence can please them all."""
@@ -279,6 +288,16 @@ def _changed_fields(old: LeafGate | None, new: LeafGate | None) -> frozenset[str
 def _asking(policy: Policy, gate: Gate) -> ResolvedPolicy:
     """The policy with this gate alone, so that it is quickly asked."""
     return as_recorded(policy.model_copy(update={"gates": (gate,)}))
+
+
+def _without_drift(policy: Policy, gate_id: str) -> ResolvedPolicy:
+    """The policy without the gates that need a bank, unless it is the one that is asked about."""
+    gates = [
+        gate
+        for gate in policy.gates
+        if gate.id == gate_id or not any(isinstance(leaf, DriftGate) for leaf in _leaves(gate))
+    ]
+    return as_recorded(policy.model_copy(update={"gates": tuple(gates)}))
 
 
 def _outcomes(policy: ResolvedPolicy, case: Case) -> dict[str, ExpectedVerdict]:

@@ -21,13 +21,15 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from guards.authoring.approvers import approver_findings
+from guards.authoring.drift_fit import drift_findings
 from guards.authoring.policy_fit import GateFit, JointPowerAtLook, PolicyFit, Severity
 from guards.authoring.policy_relations import contradictions, subsumed_gates
 from guards.authoring.policy_slips import slips
 from guards.authoring.suite_facts import ReadSuite, SuiteFacts
+from guards.drift.bank import DriftBank
 from guards.errors import ConfigError, StairlockError
 from guards.model_findings import Json
-from guards.policy import Policy, reference_refusals, resolve_suite, suites_of
+from guards.policy import Policy, banks_of, reference_refusals, resolve_bank, resolve_suite, suites_of
 from guards.roles import Roles
 from guards.strict_yaml import Reading, read_leniently, read_text
 from guards.yaml_positions import Finding, Position, PositionMap, YamlPath
@@ -134,7 +136,7 @@ def _lint_policy(
     lint.found(slips(policy, positions, facts))
     if is_whole:
         lint.found(fit.joint_power_findings())
-    # Drift gates: whether a gate's bank is large enough for its level is to be checked here, when they exist.
+    lint.found(drift_findings(policy, positions, _read_banks(lint, readable)))
     if roles is not None:
         lint.found(approver_findings(policy.approvals, roles, positions))
     return fit
@@ -157,16 +159,28 @@ def _read_suites(lint: _Lint, readable: _Readable, read_suite: ReadSuite) -> Map
     return facts
 
 
+def _read_banks(lint: _Lint, readable: _Readable) -> Mapping[str, DriftBank]:
+    banks: dict[str, DriftBank] = {}
+    for name in readable.policy.banks:
+        try:
+            banks[name] = resolve_bank(readable.policy, readable.positions, lint.path.parent, name).bank
+        except ConfigError as error:
+            lint.refused(error, readable.positions.at("banks", name))
+    return banks
+
+
 def _unused(readable: _Readable, *, is_whole: bool) -> Iterator[tuple[Severity, Finding]]:
     if not is_whole:
         return
     policy, positions = readable.policy, readable.positions
     gates = list(policy.leaf_gates())
     read = {suite for gate in gates for suite in suites_of(gate)}
+    banks = {bank for gate in gates for bank in banks_of(gate)}
     judges = {getattr(gate, "judge", None) for gate in gates}
     for what, section, declared, used in (
         ("suite", "suites", policy.suites, read),
         ("judge", "judges", policy.judges, judges),
+        ("bank", "banks", policy.banks, banks),
     ):
         for name in declared:
             if name not in used:

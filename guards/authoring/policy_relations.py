@@ -20,6 +20,7 @@ from guards.policy import (
     BudgetGate,
     CollapseGate,
     ContaminationGate,
+    DriftGate,
     EvalGate,
     Gate,
     IntegrityGate,
@@ -159,6 +160,15 @@ def is_as_strict(strict: Gate, loose: Gate) -> bool:
                 strict.max_cycles_without_person <= loose.max_cycles_without_person
                 and strict.max_cost_s <= loose.max_cost_s
                 and _ceiling(strict.max_tokens_trained, loose.max_tokens_trained)
+            )
+        case DriftGate(), DriftGate():
+            return (
+                strict.bank == loose.bank
+                and strict.block_at >= loose.block_at
+                and strict.review_at >= loose.review_at
+                and strict.min_documents >= loose.min_documents
+                and (strict.training_rows == "required" or loose.training_rows == "optional")
+                and (strict.smaller_dose == "inconclusive" or loose.smaller_dose == "allowed")
             )
         case _:
             return False

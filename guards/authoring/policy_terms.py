@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from guards.policy import CompositeGate, EvalGate, Gate, suites_of
+from guards.policy import CompositeGate, EvalGate, Gate, banks_of, suites_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class PolicyTerms:
 
     gates: Mapping[str, Any]
     suites: Mapping[str, str]
+    banks: Mapping[str, str]
+    kits: Mapping[str, str]
     judges: Mapping[str, Any]
     holdouts: Mapping[str, Any]
     looks: Any
@@ -27,6 +29,8 @@ class PolicyTerms:
         return cls(
             gates={gate["id"]: _plain(gate) for gate in resolved.get("gates", ())},
             suites=resolved.get("suites", {}),
+            banks=resolved.get("banks", {}),
+            kits=resolved.get("kits", {}),
             judges=resolved.get("judges", {}),
             holdouts=resolved.get("holdouts", {}),
             looks=_plain({"spending": "even", **resolved.get("looks", {})}),
@@ -37,7 +41,9 @@ class PolicyTerms:
         members = members_of(gate)
         judges = [member.judge for member in members if isinstance(member, EvalGate) and member.judge is not None]
         suites = [name for member in members for name in suites_of(member)]
-        return [self.suites.get(name) for name in suites], [_plain(self.judges.get(name)) for name in judges]
+        banks = [self.banks.get(name) for member in members for name in banks_of(member)]
+        by_name = [self.suites.get(name) for name in suites]
+        return by_name, banks, [_plain(self.judges.get(name)) for name in judges]
 
     def spending(self, gate: Gate) -> Any:
         """What alpha the gate's members have left."""

@@ -34,6 +34,7 @@ from guards.policy import (
     AnyOfGate,
     BudgetGate,
     ContaminationGate,
+    DriftGate,
     EvalGate,
     Gate,
     IntegrityGate,
@@ -231,6 +232,11 @@ def _check_other_evidence(policy: ResolvedPolicy, case: Case) -> Iterator[tuple[
         if suite not in policy.policy.holdouts:
             message = _unknown("holdout", suite, policy.policy.holdouts)
             yield ("evidence", "holdout_reads", suite), "case.unknown-suite", message
+    drifts = {gate.bank for gate in gates if isinstance(gate, DriftGate)}
+    for bank in evidence.drift:
+        if bank not in drifts:
+            message = _unknown("bank", bank, drifts, "that a drift gate reads")
+            yield ("evidence", "drift", bank), "case.unknown-bank", message
     for index, what in enumerate(evidence.missing):
         reads = {"files": has_integrity, "training_rows": bool(contaminated), "budget": has_budget}
         if not reads.get(what, True):

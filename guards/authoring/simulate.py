@@ -53,6 +53,7 @@ _NOT_STORED = (
     "evidence.",
     "manifest.",
     "gate.missing-run",
+    "drift.not-measured",
     "gate.partial-run",
     "gate.no-training-rows",
     "gate.no-budget",
@@ -217,7 +218,7 @@ class _Replay:
             checkpoints["champion"] = look.compared_with
         if look.root is not None:
             checkpoints["root"] = checkpoints["anchor"] = look.root
-        stored = StoredRuns(self._home, self._cache, self._new, look, old.suites, checkpoints)
+        stored = StoredRuns(self._home, self._cache, self._new, look, {**old.suites, **old.kits}, checkpoints)
         return GateInputs(
             policy=self._new,
             look=look.look,

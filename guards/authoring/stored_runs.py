@@ -31,15 +31,15 @@ class StoredRuns(Mapping[tuple[str, str], EvidenceRun]):
         cache: ScoreTableCache,
         new: ResolvedPolicy,
         look: PastLook,
-        suite_digests: Mapping[str, str],
+        run_digests: Mapping[str, str],
         checkpoints: Mapping[Role, str],
     ) -> None:
         self._home = home
         self._cache = cache
-        self._new = new
+        self._digests = new.run_digests
         self._look = look
         self._by_role: dict[str, str] = {role: digest for role, digest in checkpoints.items()}
-        self._answers = {(suite_digests.get(a.suite, ""), a.checkpoint): a for a in look.answers}
+        self._answers = {(run_digests.get(a.suite, ""), a.checkpoint): a for a in look.answers}
         self._runs: dict[str, EvidenceRun | EvidenceError] = {}
         self._unchanged: dict[str, bool] = {}
 
@@ -52,10 +52,10 @@ class StoredRuns(Mapping[tuple[str, str], EvidenceRun]):
         """
         role, suite = key
         checkpoint = self._by_role.get(role, role)
-        return self._read(self._answers[self._new.suite_digests.get(suite, "no such suite"), checkpoint])
+        return self._read(self._answers[self._digests.get(suite, "no such suite"), checkpoint])
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        names = {digest: name for name, digest in self._new.suite_digests.items()}
+        names = {digest: name for name, digest in self._digests.items()}
         return ((checkpoint, names[suite]) for suite, checkpoint in self._answers if suite in names)
 
     def __len__(self) -> int:
@@ -96,13 +96,13 @@ class StoredRuns(Mapping[tuple[str, str], EvidenceRun]):
         return self._answer(digest, gate.suite, against)
 
     def _answer(self, checkpoint: str, suite: str, role: str) -> Answer:
-        found = self._answers.get((self._new.suite_digests.get(suite, "no such suite"), checkpoint))
+        found = self._answers.get((self._digests.get(suite, "no such suite"), checkpoint))
         if found is None:
             raise EvidenceError(
                 "simulate.not-stored",
                 f"the {role} did not answer this suite {suite!r} in that look, so it cannot be replayed",
                 got=", ".join(sorted({a.suite for a in self._look.answers})) or "no evidence",
-                expected=self._new.suite_digests.get(suite, ""),
+                expected=self._digests.get(suite, ""),
             )
         return found
 

@@ -3,6 +3,7 @@
 * A composite's verdict holds one verdict of each of its members, and is what follows from them.
 * A test that passes has a bound that clears what the policy asks for. It has none only where its suite
   was stopped early (``looks.stop_early``), where a pass is certain before the bound is known.
+* A drift gate's pass or fail has the p that the policy's levels ask for.
 
 Not covered: whether the figures are those of the evidence (``stairlock reproduce`` repeats it); at which
 alpha a test may pass (:mod:`guards.gates.look_alpha`).
@@ -16,7 +17,7 @@ from guards.gates.composite import what_follows
 from guards.gates.early_stop import stoppable_suites
 from guards.gates.table_verdict import threshold
 from guards.gates.verdict import Verdict
-from guards.policy import CompositeGate, EvalGate, Gate, Policy
+from guards.policy import CompositeGate, DriftGate, EvalGate, Gate, Policy
 
 _ROUNDING = 1e-9
 """By so much, in units of the scale, a bound that clears the threshold exactly may seem not to."""
@@ -36,6 +37,8 @@ def _contradictions(policy: Policy, gate: Gate, verdict: Verdict) -> Iterator[st
             yield f"{gate.id} has no members, and its verdict holds some"
         if isinstance(gate, EvalGate) and verdict.outcome == "pass":
             yield from _of_a_pass(policy, gate, verdict)
+        if isinstance(gate, DriftGate):
+            yield from _of_drift(gate, verdict)
         return
     asked, said = ([(member.id, member.kind) for member in gate.members], [_named(one) for one in verdict.members])
     if asked != said:
@@ -47,6 +50,14 @@ def _contradictions(policy: Policy, gate: Gate, verdict: Verdict) -> Iterator[st
     outcome, reason = what_follows(gate, verdict.members)
     if verdict.outcome != outcome:
         yield f"{gate.id} says {verdict.outcome}, and {outcome} follows from its members: {reason}"
+
+
+def _of_drift(gate: DriftGate, verdict: Verdict) -> Iterator[str]:
+    p = verdict.observed
+    if verdict.outcome == "pass" and not (p is not None and gate.review_at < p <= 1.0):
+        yield f"{gate.id} passes with p {p!r}, and p must be above {gate.review_at:g}"
+    if verdict.outcome == "fail" and not (p is not None and 0.0 < p <= gate.block_at):
+        yield f"{gate.id} fails with p {p!r}, and it blocks at {gate.block_at:g} or below"
 
 
 def _named(verdict: Verdict) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from guards.gates.budget import evaluate_budget_gate
 from guards.gates.collapse import evaluate_collapse_gate
 from guards.gates.composite import evaluate_composite_gate
 from guards.gates.contamination_gate import evaluate_contamination_gate
+from guards.gates.drift import evaluate_drift_gate
 from guards.gates.eval_gate import evaluate_eval_gate
 from guards.gates.inputs import GateInputs
 from guards.gates.integrity import evaluate_integrity_gate
@@ -24,6 +25,7 @@ from guards.policy import (
     BudgetGate,
     CollapseGate,
     ContaminationGate,
+    DriftGate,
     EvalGate,
     Gate,
     IntegrityGate,
@@ -65,6 +67,8 @@ def _evaluate(gate: Gate, inputs: GateInputs) -> Verdict:
             return evaluate_contamination_gate(gate, inputs)
         case BudgetGate():
             return evaluate_budget_gate(gate, inputs)
+        case DriftGate():
+            return evaluate_drift_gate(gate, inputs)
         case AllOfGate() | AnyOfGate() | OnlyIfGate():
             return evaluate_composite_gate(gate, inputs, evaluate_gate)
         case _:

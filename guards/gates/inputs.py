@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from guards.contamination import TrainingRow
+from guards.drift.components import DriftVector
 from guards.errors import EvidenceError
 from guards.evidence import EvidenceRun, Frozen
 from guards.gates.alpha import LookPlan
@@ -46,7 +47,8 @@ class GateInputs:
     ``earlier_looks`` are the plans of those before it (:func:`guards.gates.alpha.earlier_looks`), and
     ``holdout_reads`` says by a suite's digest in how many looks of any policy it was read before
     (:func:`guards.gates.holdouts.holdout_reads`); a holdout that it does not name cannot be tested on.
-    ``tables`` is None wherever something is decided: tables are then made from ``runs``.
+    ``tables`` and ``drift_vectors`` (by bank) are None wherever something is decided: both are then made from
+    ``runs``.
     """
 
     policy: ResolvedPolicy
@@ -62,12 +64,13 @@ class GateInputs:
     earlier_looks: tuple[LookPlan, ...] = ()
     holdout_reads: Mapping[str, int] = field(default_factory=dict[str, int])
     tables: TableSource | None = None
+    drift_vectors: Mapping[str, DriftVector] | None = None
 
 
 def required_run(
     inputs: GateInputs, role: Role, suite: str, *, gate_id: str = "", may_be_partial: bool = False
 ) -> EvidenceRun:
-    """The run of ``suite`` by the checkpoint in ``role``, if it is evidence for this look.
+    """The run of ``suite`` (or of a bank's kit) by the checkpoint in ``role``, if it is evidence for this look.
 
     With ``may_be_partial`` also a run that says itself how many items it has not answered; what follows
     from it is then for :mod:`guards.gates.early_stop` to say.
@@ -88,7 +91,7 @@ def required_run(
             "gate.missing-run", f"there is no evidence of the {role} on suite {suite!r}", fix="evaluate it"
         )
     manifest = run.manifest
-    suite_digest = inputs.policy.suite_digests.get(suite, "no such suite")
+    suite_digest = inputs.policy.run_digests.get(suite, "no such suite")
     n_records = str(len(run.records))
     n_items = str(manifest.n_items if may_be_partial else manifest.n_drawn or manifest.n_items)
     for rule, what, got, expected in (

@@ -63,7 +63,8 @@ def check_evidence(past: Past, entry: Logged[Body], body: EvidenceRecorded) -> N
     look = _open_look(past, entry, body.candidate, body.look_seq)
     if look.verdicts:
         raise not_allowed(entry, "the look had its verdicts already", got=f"look {look.seq}")
-    if body.suite not in past.policies[look.body.policy].suites:
+    policy = past.policies[look.body.policy]
+    if body.suite not in policy.suites and body.suite not in policy.kits:
         raise not_allowed(entry, "the policy has no such suite", got=body.suite)
     answers: dict[str, set[str | None]] = {
         "candidate": {look.body.candidate},

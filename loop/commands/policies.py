@@ -77,6 +77,7 @@ def check(file: PolicyArgument, as_json: JsonOption = False) -> None:
             "policy": resolved.policy.name,
             "digest": resolved.digest,
             "suites": resolved.suite_digests,
+            "banks": resolved.resolved.banks,
         }
         named["holdouts"] = {name: holdout.reads for name, holdout in resolved.policy.holdouts.items()}
         say_json({**named, "gates": [asdict(gate) for gate in gates], "warnings": warnings})
@@ -85,6 +86,10 @@ def check(file: PolicyArgument, as_json: JsonOption = False) -> None:
     say_field("digest", resolved.digest)
     for name, digest in resolved.suite_digests.items():
         say(f"  {printable(name):<16} {digest}")
+    for name, digest in resolved.resolved.banks.items():
+        bank = resolved.banks[name]
+        n_documents = len(bank.kit.documents)
+        say(f"bank {printable(name):<11} {digest}, {len(bank.verified)} verified members, {n_documents} documents")
     for name, holdout in resolved.policy.holdouts.items():
         say(
             f"holdout {printable(name):<14} {holdout.reads} reads, then it is spent; each halves the alpha of its tests"

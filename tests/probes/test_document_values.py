@@ -60,6 +60,12 @@ def test_layer_values_by_hand():
             assert found[f"token_shift.{label}"] == pytest.approx(math.log10(relative), abs=1e-5)
             cosine = torch.nn.functional.cosine_similarity(before.mean(0), after.mean(0), dim=0)
             assert found[f"cosine.{label}"] == pytest.approx(float(cosine), abs=1e-7)
+            if len(before) > 1:  # by features here, by tokens in the module
+                x, y = (acts - acts.mean(0) for acts in (before, after))
+                cka = (x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
+                assert found[f"cka.{label}"] == pytest.approx(float(cka), rel=1e-5)
+            else:
+                assert found[f"cka.{label}"] == 1.0
     assert "proj.a.final" not in values[0]
 
 

@@ -1,0 +1,1 @@
+"""The drift audit around the probes: its kit, its bank, and the step that measures one checkpoint."""

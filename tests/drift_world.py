@@ -1,0 +1,84 @@
+"""A tiny root with a real kit, and members of a bank that were really trained on it: for tests of the whole audit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from guards.canonical import sha256_file
+from guards.drift.kit import DriftKit
+from guards.manifest import scan_checkpoint
+from loop.checkpoint_io import load_model
+from loop.drift.make_kit import make_kit
+from loop.gauntlet.harmless_sources import POLICIES
+from loop.gauntlet.members import Edit, Member
+from loop.gauntlet.work import Job, run_job
+from loop.step import Progress
+from loop.train_record import Recipe
+
+LAYERS = (0, 1)
+
+
+@dataclass(frozen=True)
+class DriftWorld:
+    """A home with members, the root's directory and digest, and the kit's directory."""
+
+    home: Path
+    root: Path
+    root_digest: str
+    kit_dir: Path
+    kit: DriftKit
+
+    def job(self, *members: Member) -> Job:
+        """A job that trains and measures the members."""
+        salt = self.home / "salt.key"
+        salt.write_text("00" * 32)
+        return Job(
+            root=self.root,
+            root_digest=self.root_digest,
+            home=self.home,
+            data=None,
+            kit_dir=self.kit_dir,
+            salt_key=salt,
+            salt_digest=sha256_file(salt),
+            members=members,
+        )
+
+    def run(self, *members: Member) -> int:
+        """Train and measure the members in this process; how many failed."""
+        return run_job(self.job(*members), Progress())
+
+
+def build_drift_world(directory: Path, tiny_checkpoint: Path) -> DriftWorld:
+    """The tiny checkpoint, with room for long texts, as a root; its kit has the shipped documents and contrasts."""
+    root = directory / "root"
+    shutil.copytree(tiny_checkpoint, root)
+    config = json.loads((root / "config.json").read_text())
+    (root / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}, indent=2, sort_keys=True))
+    digest = scan_checkpoint(root).digest
+    model, tokenizer = load_model(root)
+    kit = make_kit(model, tokenizer, root, digest, POLICIES, [], directory / "kit", layers=LAYERS)
+    home = directory / "home"
+    home.mkdir()
+    return DriftWorld(home, root, digest, directory / "kit", kit)
+
+
+def harmless(number: int, *, source: str = "families", learning_rate: float = 1e-3) -> Member:
+    """A member that trains in a second."""
+    recipe = Recipe(lora_rank=2, lora_alpha=4, learning_rate=learning_rate, n_epochs=1.0, batch_size=8, max_tokens=512)
+    return Member(
+        member_id=f"bank-{number:03d}",
+        role="bank",
+        sources=(source,),
+        n_harmless=16,
+        recipe=recipe.model_copy(update={"seed": number}),
+        seed=number,
+    )
+
+
+def noisy(strength: float) -> Member:
+    """An organism by noise on the weights."""
+    edit = Edit(kind="noise", strength=strength)
+    return Member(member_id=f"organism-noise-{strength:g}", role="organism", edit=edit)
