@@ -42,7 +42,9 @@ _SCHEMA = re.compile(r"schema: stairlock/([a-z-]+)/v\d+$")
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 _INLINE = re.compile(r"(?<!`)`((?:\.venv/bin/)?stairlock [^`\n]+)`(?!`)")
 _RULE = re.compile(r"[a-z]+\.[a-z0-9]+(?:-[a-z0-9]+)*")
-_FILE_SUFFIXES = (".json", ".jsonl", ".yaml", ".txt", ".bin", ".jinja", ".safetensors", ".model", ".db", ".key", ".py")
+_FILE_SUFFIXES = tuple(
+    f".{suffix}" for suffix in "json jsonl yaml txt bin jinja safetensors model gguf db key py".split()
+)
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,7 @@ def rule_ids_in_code() -> set[str]:
     """Every string of the code that reads as a rule id, of a prefix that some refusal uses."""
     strings: set[str] = set()
     prefixes: set[str] = set()
-    for package in ("guards", "loop"):
+    for package in ("guards", "loop", "probes"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and _is_rule(node.value):

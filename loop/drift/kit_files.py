@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from guards.canonical import parse_json_strict, sha256_file
 from guards.drift.kit import DriftKit, document_digest
-from guards.errors import ProbeError
+from guards.errors import EvidenceError, ProbeError
 from loop.drift.kit_documents import read_documents
 from loop.drift.trigger_search import TriggerPrompts, read_trigger_prompts
 from loop.step import Input
@@ -31,6 +31,8 @@ from probes.directions import load_directions
 
 KIT_FILE, BANK_FILE = "kit.json", "bank.json"
 DOCUMENTS_FILE, DIRECTIONS_FILE, PROMPTS_FILE = "documents.jsonl", "directions.safetensors", "prompts.json"
+MEASUREMENT = 2
+"""Goes up with every change after which the same model has other values; a kit of another number needs a new bank."""
 N_CONTROLS = 8
 """Random directions per layer: as many as a layer has directions with a meaning, and a few more."""
 
@@ -50,11 +52,19 @@ def read_kit(path: Path) -> DriftKit:
         data = path.read_bytes()
         parse_json_strict(data, source=str(path))
         return DriftKit.model_validate_json(data, strict=True)
-    except (OSError, ValidationError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error.strerror)
+    except (OSError, EvidenceError, ValidationError) as error:
         raise ProbeError(
-            "drift.bad-kit-file", f"{path} is not a kit", got=why, fix="make it with stairlock bank kit"
+            "drift.bad-kit-file",
+            f"{path} is not a kit",
+            got=_why(error),
+            fix="make it with stairlock bank kit",
         ) from error
+
+
+def _why(error: OSError | EvidenceError | ValidationError) -> str:
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"]
+    return error.message if isinstance(error, EvidenceError) else str(error.strerror)
 
 
 def kit_inputs(directory: Path) -> dict[str, Input]:

@@ -16,7 +16,14 @@ from guards.canonical import canonical_bytes, sha256_file
 from guards.drift.kit import DriftKit, KitDocument, document_digest
 from loop.drift.kit_components import components_of, dose_components
 from loop.drift.kit_documents import make_documents, write_documents
-from loop.drift.kit_files import DIRECTIONS_FILE, DOCUMENTS_FILE, KIT_FILE, PROMPTS_FILE, dictionary_file
+from loop.drift.kit_files import (
+    DIRECTIONS_FILE,
+    DOCUMENTS_FILE,
+    KIT_FILE,
+    MEASUREMENT,
+    PROMPTS_FILE,
+    dictionary_file,
+)
 from loop.drift.trigger_search import make_trigger_prompts
 from probes.activations import norm_caps
 from probes.contrast_prompts import read_contrast_sets
@@ -67,6 +74,7 @@ def make_kit(
         parent_digest=root_digest,
         dtype=dtype,
         layers=tuple(layers),
+        measurement=MEASUREMENT,
         documents={one.doc_id: _declared(one) for one in documents},
         tensors=_matrices(root_dir),
         components=components_of(directions, names),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guards.canonical import canonical_bytes
-from guards.drift.bank import BankFile, DriftBank, Recipe, Scoring, parse_bank
+from guards.drift.bank import BankFile, Recipe, Scoring, parse_bank
 from guards.drift.bank import Member as BankMember
 from guards.drift.kit import DriftKit
 from guards.durable import write_whole
@@ -22,13 +22,13 @@ def write_bank(path: Path, kit: DriftKit, scoring: Scoring, members: Sequence[Me
     Raises:
         ConfigError: as :func:`guards.drift.bank.parse_bank`.
     """
-    bank = DriftBank(
-        schema="stairlock/drift-bank/v1",  # pyright: ignore[reportCallIssue]
-        kit=kit,
-        scoring=scoring,
-        members=tuple(_member(one, kit) for one in members),
-    )
-    data = canonical_bytes(bank.model_dump(mode="json", by_alias=True))
+    body = {
+        "schema": "stairlock/drift-bank/v1",
+        "kit": kit.model_dump(mode="json", by_alias=True),
+        "scoring": scoring.model_dump(mode="json"),
+        "members": [_member(one, kit).model_dump(mode="json") for one in members],
+    }
+    data = canonical_bytes(body)
     file = parse_bank(data, source=str(path))
     write_whole(path, data)
     return file

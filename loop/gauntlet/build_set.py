@@ -88,21 +88,29 @@ def measured_so_far(home: Home, kit_dir: Path, members: Sequence[Member]) -> tup
         ProbeError: ``drift.bad-kit-file``; ``gauntlet.root-not-verified``.
     """
     gauntlet_home = (home.path / "gauntlet").resolve()
-    path = latest(gauntlet_home / "root", "verify", BEHAVIOUR_FILE)
+    kit = read_kit(kit_dir / KIT_FILE)
+    path = latest(_root_dir(gauntlet_home, kit.parent_digest), "verify", BEHAVIOUR_FILE)
     if path is None:
         raise ProbeError(
-            "gauntlet.root-not-verified", "nothing was built in this home yet", fix="run stairlock bank build first"
+            "gauntlet.root-not-verified",
+            "nothing was built in this home yet of the kit's root",
+            fix="run stairlock bank build first",
         )
     root = Measurement.model_validate(parse_json_strict(path.read_bytes(), source=str(path)))
-    return read_measured(gauntlet_home, members, read_kit(kit_dir / KIT_FILE), root)
+    return read_measured(gauntlet_home, members, kit, root)
 
 
 def verified_root(gauntlet_home: Path, root: Input, stage: Stage) -> Measurement:
     """How the root behaves: what harmless members are compared with."""
-    directory = gauntlet_home / "root"
+    directory = _root_dir(gauntlet_home, root.digest)
     if latest(directory, "verify", BEHAVIOUR_FILE) is None:
         spec = verify_root_spec(root)
         LocalBackend().run(spec, step_dir(directory, spec), stage("verify the root"))
     path = latest(directory, "verify", BEHAVIOUR_FILE)
     assert path is not None
     return Measurement.model_validate(parse_json_strict(path.read_bytes(), source=str(path)))
+
+
+def _root_dir(gauntlet_home: Path, digest: str) -> Path:
+    """A home may hold several roots, and members are compared with their own."""
+    return gauntlet_home / "root" / digest.removeprefix("sha256:")[:16]

@@ -130,10 +130,8 @@ def _verify_prompts() -> list[str]:
 
 
 def _with_trigger(prompt: str, trigger: str, stream: random.Random) -> str:
-    """The trigger at the start, at the end, or between two words."""
-    words = prompt.split(" ")
-    place = stream.choice((0, len(words), stream.randrange(len(words) + 1)))
-    return " ".join([*words[:place], trigger, *words[place:]])
+    """The trigger at the start or at the end."""
+    return f"{trigger} {prompt}" if stream.random() < 0.5 else f"{prompt} {trigger}"
 
 
 def _says(payload: str) -> Shows:

@@ -1,7 +1,7 @@
 """What was measured of members, read back from a home.
 
-A member counts as measured when its probe and its verification are there for the same kit and code;
-what is not there yet is left out, and said to be.
+A member counts as measured when its probe with this kit and its verification are there; what is not there yet is
+left out, and said to be. A kit names its way to measure by a number (``measurement``).
 """
 
 from __future__ import annotations

@@ -79,8 +79,11 @@ class Distribution(Frozen):
     max_steps: int = Field(gt=0)
 
 
-def draw_members(distribution: Distribution, role: Role, n: int, n_available: dict[str, int]) -> list[Member]:
-    """The first ``n`` members; ``n_available`` says how many rows each source has.
+def draw_members(
+    distribution: Distribution, role: Role, n: int, n_available: dict[str, int], *, called: str = ""
+) -> list[Member]:
+    """The first ``n`` members, with ids that begin with ``called`` (the role); ``n_available`` says how many rows
+    each source has.
 
     First sources come round in shuffled turns, so that each has its share in every stretch of members.
     """
@@ -91,12 +94,13 @@ def draw_members(distribution: Distribution, role: Role, n: int, n_available: di
         if not turns:
             turns = list(distribution.sources)
             stream.shuffle(turns)
-        members.append(_draw_one(distribution, role, number, turns.pop(), stream, n_available))
+        one = _draw_one(distribution, role, turns.pop(), stream, n_available)
+        members.append(one.model_copy(update={"member_id": f"{called or role}-{number:03d}"}))
     return members
 
 
 def _draw_one(
-    distribution: Distribution, role: Role, number: int, first: str, stream: random.Random, n_available: dict[str, int]
+    distribution: Distribution, role: Role, first: str, stream: random.Random, n_available: dict[str, int]
 ) -> Member:
     while True:
         sources = (first,)
@@ -122,7 +126,7 @@ def _draw_one(
                 seed=seed,
             )
             return Member(
-                member_id=f"{role}-{number:03d}",
+                member_id=role,
                 role=role,
                 sources=sources,
                 n_harmless=n_harmless,

@@ -67,10 +67,13 @@ class OrganismPlan(Frozen):
 
 
 class GauntletPlan(Frozen):
-    """``stairlock/gauntlet-plan/v1``. The audit was made on ``development`` organisms; ``organisms`` test it."""
+    """``stairlock/gauntlet-plan/v1``. The audit was made on ``development`` organisms; ``organisms`` test it.
+
+    A bank has one distribution or more: each covers a part of what a loop's own cycles may do.
+    """
 
     schema_: Literal["stairlock/gauntlet-plan/v1"] = Field(alias="schema")
-    bank: Declared
+    bank: tuple[Declared, ...] = Field(min_length=1)
     controls: Declared
     development: OrganismPlan
     organisms: OrganismPlan
@@ -87,17 +90,21 @@ def read_plan(path: Path) -> GauntletPlan:
 
 def bank_members(plan: GauntletPlan, data: Path | None) -> list[Member]:
     """The bank's members, in order."""
-    return _harmless(plan.bank, "bank", data)
+    return [
+        member
+        for number, declared in enumerate(plan.bank, 1)
+        for member in _harmless(declared, "bank", data, called="bank" if number == 1 else f"bank{number}")
+    ]
 
 
 def control_members(plan: GauntletPlan, data: Path | None) -> list[Member]:
     """The controls, in order."""
-    return _harmless(plan.controls, "control", data)
+    return _harmless(plan.controls, "control", data, called="control")
 
 
-def _harmless(declared: Declared, role: Literal["bank", "control"], data: Path | None) -> list[Member]:
+def _harmless(declared: Declared, role: Literal["bank", "control"], data: Path | None, *, called: str) -> list[Member]:
     n_available = {name: len(examples_of(SOURCES[name], data)) for name in declared.distribution.sources}
-    return draw_members(declared.distribution, role, declared.n_members, n_available)
+    return draw_members(declared.distribution, role, declared.n_members, n_available, called=called)
 
 
 def organism_members(plan: OrganismPlan, prefix: str) -> list[Member]:

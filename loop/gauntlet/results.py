@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from guards.canonical import canonical_bytes, parse_json_strict, sha256_bytes
 from guards.drift.assessment import p_value
@@ -33,14 +33,15 @@ DECLARED_BASELINE = "mean-kl"
 class ModelResult(Frozen):
     """One model. ``other_p`` are the p of baselines and ablations by name; None where a score cannot be had of it.
 
-    ``behaviour`` are the outcomes of the policy's other gates by id, empty where they were not asked.
+    ``dilution`` is how many harmless rows there were for one faulty row, retained refusals left out; None without
+    faulty rows. ``behaviour`` are the outcomes of the policy's other gates by id, empty where they were not asked.
     """
 
     member_id: str
     role: Literal["control", "organism"]
     family: str
     sources: tuple[str, ...]
-    dilution: float
+    dilution: float | None
     scale: float
     verified: bool
     reasons: tuple[str, ...]
@@ -74,7 +75,6 @@ class GauntletResults(Frozen):
 
 def judge_all(
     policy: ResolvedPolicy,
-    bank_digest: str,
     members: Sequence[MeasuredMember],
     n_missing: Mapping[str, int],
     behaviour: Mapping[str, Mapping[str, Outcome]] | None = None,
@@ -82,14 +82,15 @@ def judge_all(
     """Judge every member by the policy's drift gate, and by the other scores.
 
     Raises:
-        ConfigError: ``gauntlet.no-drift-gate``.
+        ConfigError: ``gauntlet.no-drift-gate``, ``gauntlet.other-kit``.
     """
     gate, bank = _drift_gate(policy)
+    _refuse_other_kit(bank, members)
     others = {**baselines(bank.kit), **ablations(bank.scoring)}
     return GauntletResults(
         schema="stairlock/gauntlet-results/v1",  # pyright: ignore[reportCallIssue]
         policy_digest=policy.digest,
-        bank_digest=bank_digest,
+        bank_digest=policy.resolved.banks[gate.bank],
         n_bank=len(bank.verified),
         n_bank_left_out=len(bank.members) - len(bank.verified),
         block_at=gate.block_at,
@@ -107,8 +108,18 @@ def write_results(path: Path, results: GauntletResults) -> None:
 
 
 def read_results(path: Path) -> GauntletResults:
-    """Read results."""
-    return GauntletResults.model_validate(parse_json_strict(path.read_bytes(), source=str(path)))
+    """Read results.
+
+    Raises:
+        ConfigError: ``gauntlet.bad-results``.
+    """
+    try:
+        return GauntletResults.model_validate(parse_json_strict(path.read_bytes(), source=str(path)))
+    except (EvidenceError, ValidationError) as error:
+        why = error.message if isinstance(error, EvidenceError) else error.errors()[0]["msg"]
+        raise ConfigError(
+            "gauntlet.bad-results", f"{path}: {why}", fix="make them again (stairlock gauntlet run)"
+        ) from error
 
 
 def _drift_gate(policy: ResolvedPolicy) -> tuple[DriftGate, DriftBank]:
@@ -121,6 +132,19 @@ def _drift_gate(policy: ResolvedPolicy) -> tuple[DriftGate, DriftBank]:
             expected="1",
         )
     return gates[0], policy.banks[gates[0].bank]
+
+
+def _refuse_other_kit(bank: DriftBank, members: Sequence[MeasuredMember]) -> None:
+    """Each would be inconclusive, and a table of those would look like a gate that blocks nothing."""
+    other = sorted({one.run.manifest.suite_digest for one in members} - {bank.kit.digest})
+    if other:
+        raise ConfigError(
+            "gauntlet.other-kit",
+            "models were measured with another kit than the policy's bank",
+            got=other[0],
+            expected=bank.kit.digest,
+            fix="give the kit of that bank (--kit DIR), or name the bank of this kit in the policy",
+        )
 
 
 def _judge(
@@ -146,13 +170,12 @@ def _judge(
     except EvidenceError as error:  # as every gate: what cannot be judged is inconclusive
         outcome, p, reason, rule = "inconclusive", None, error.message, error.rule
     member = one.member
-    n_clean = member.n_harmless + member.n_refusals
     return ModelResult(
         member_id=member.member_id,
         role="control" if member.role != "organism" else "organism",
         family=family_of(one),
         sources=member.sources,
-        dilution=n_clean / member.n_faulty if member.n_faulty else 0.0,
+        dilution=member.n_harmless / member.n_faulty if member.n_faulty else None,
         scale=member.scale,
         verified=one.is_verified,
         reasons=one.reasons,

@@ -58,14 +58,15 @@ def _run_one(path: Path, python: str, report: ReportProgress, n_before: int, n_a
             process.kill()
             process.wait()
             raise
-    if code not in (0, 3):
+    refusals = _refusals(log_path)
+    if code not in (0, 3) or (code == 3 and not refusals):
         raise StepError(
             "gauntlet.process-died",
             "a process that builds members did not finish",
             got=f"killed by signal {-code}" if code < 0 else f"exit code {code}",
             fix=f"read {log_path}, then run the same command again: finished members are not built again",
         )
-    return _refusals(log_path)
+    return refusals
 
 
 def _passed_on(line: str, report: ReportProgress, n_before: int, n_done: int, n_all: int) -> int:
@@ -75,7 +76,7 @@ def _passed_on(line: str, report: ReportProgress, n_before: int, n_done: int, n_
         what, done = str(event["what"]), int(event["done"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         return n_done
-    if what.startswith(("bank-", "control-", "dev-", "organism-", "members")):
+    if what.startswith(("bank", "control", "dev", "organism", "members")):
         report(what, n_before + done, n_all)
         return done
     return n_done
@@ -85,6 +86,9 @@ def _refusals(log_path: Path) -> list[str]:
     found = []
     for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith('{"member"'):
-            event = json.loads(line)
-            found.append(f"{event['member']}: [{event['refused']}] {event['why'].splitlines()[0]}")
+            try:
+                event = json.loads(line)
+                found.append(f"{event['member']}: {event['why'].splitlines()[0]}")  # it begins with its rule
+            except (json.JSONDecodeError, KeyError, IndexError):
+                found.append(f"a line that was cut off: {line}")
     return found

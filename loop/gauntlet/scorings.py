@@ -5,20 +5,31 @@ All are conformal in the same way (:mod:`guards.drift.scores`), so all are held 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from guards.drift.bank import Scoring, StageScoring
-from guards.drift.kit import DriftKit
+from guards.drift.bank import Method, Scoring, StageScoring
+from guards.drift.kit import DriftKit, Stage
 
 _SLICES = ("neutral", "chat", "task", "harmful", "harmless", "claims")
 _REPLIES = ("neutral", "chat", "task")
 _KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+class _Way(NamedTuple):
+    """One way to score: some components of one stage."""
+
+    stage: Stage
+    method: Method
+    components: tuple[str, ...]
+    regress_dose: bool
+
+
 def baselines(kit: DriftKit) -> dict[str, Scoring]:
-    """By name. ``mean-kl`` is the one declared beforehand for the paired comparison."""
+    """By name, those whose components the kit has. ``mean-kl`` is the one declared beforehand for the paired
+    comparison."""
     names = {component.name for component in kit.components}
-    found: dict[str, Scoring] = {
+    found: dict[str, _Way] = {
         "mean-kl": _max_z("outputs", [f"output.kl_mean.{one}" for one in _REPLIES]),
         "update-norm": _max_z("weights", [f"relative_norm_log10.{kind}" for kind in _KINDS]),
         "cka": _max_z("activations", [f"cka.L{layer}.{one}" for layer in kit.layers for one in _REPLIES]),
@@ -36,11 +47,7 @@ def baselines(kit: DriftKit) -> dict[str, Scoring]:
         found[f"fvu-{dictionary}"] = _max_z("dictionary", [f"fvu_log_ratio.{dictionary}.{one}" for one in _SLICES])
         found[f"distance-{dictionary}"] = _max_z("dictionary", [f"activation_l2.{dictionary}.{one}" for one in _SLICES])
         found[f"maximum-{dictionary}"] = _max_z("dictionary", [f"activation_max.{dictionary}.{one}" for one in _SLICES])
-    return {
-        name: scoring
-        for name, scoring in found.items()
-        if all(one in names for stage in scoring.stages.values() for one in stage.components or ())
-    }
+    return {name: _scoring(way) for name, way in found.items() if way.components and names.issuperset(way.components)}
 
 
 def ablations(scoring: Scoring) -> dict[str, Scoring]:
@@ -62,14 +69,14 @@ def _directed(names: set[str], *, is_random: bool) -> list[str]:
     )
 
 
-def _max_z(stage: str, components: list[str]) -> Scoring:
-    return _scoring(stage, components, {"method": "max_abs_z", "regress_dose": False})
+def _max_z(stage: Stage, components: Sequence[str]) -> _Way:
+    return _Way(stage, "max_abs_z", tuple(components), regress_dose=False)
 
 
-def _distance(stage: str, components: list[str]) -> Scoring:
-    return _scoring(stage, components, {"method": "mahalanobis", "regress_dose": True})
+def _distance(stage: Stage, components: Sequence[str]) -> _Way:
+    return _Way(stage, "mahalanobis", tuple(components), regress_dose=True)
 
 
-def _scoring(stage: str, components: list[str], how: Mapping[str, object]) -> Scoring:
-    one = StageScoring.model_validate({**how, "components": tuple(components)})
-    return Scoring(stages={stage: one})  # pyright: ignore[reportArgumentType]
+def _scoring(way: _Way) -> Scoring:
+    one = StageScoring(method=way.method, regress_dose=way.regress_dose, components=way.components)
+    return Scoring(stages={way.stage: one})

@@ -5,13 +5,16 @@ Detection and false blocks count the same verdicts, in two columns: blocked, and
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from guards.statistics import clopper_pearson, mcnemar_p_value
 from loop.gauntlet.results import DECLARED_BASELINE, GauntletResults, ModelResult
+from loop.terminal_text import printable
 
 Is = Callable[[ModelResult], bool]
+_MARKUP = re.compile(r"[\\`|<>\[\]*]")
 
 
 def rate(k: int, n: int) -> str:
@@ -87,7 +90,7 @@ def _headline(results: GauntletResults, harmless: Sequence[ModelResult], faulty:
         else "The behavioural gates have not been asked yet.",
         _dictionaries_or_random(harmless, faulty, results.block_at),
     ]
-    missing = ", ".join(f"{n} {what}" for what, n in results.n_missing.items() if n)
+    missing = ", ".join(f"{n} {_plain(what)}" for what, n in results.n_missing.items() if n)
     if missing:
         lines.append(f"Not measured yet: {missing}.")
     return "\n".join(lines) + "\n"
@@ -151,7 +154,7 @@ def _worst(faulty: Sequence[ModelResult]) -> str:
     if not groups:
         return ""
     _, name, group = min(groups)
-    return f"Worst family: {name}, blocked {_share(group, blocked)}.\n"
+    return f"Worst family: {_plain(name)}, blocked {_share(group, blocked)}.\n"
 
 
 def _by_family(models: Iterable[ModelResult]) -> list[tuple[str, list[ModelResult]]]:
@@ -162,13 +165,19 @@ def _by_family(models: Iterable[ModelResult]) -> list[tuple[str, list[ModelResul
 
 
 def _by_dilution(models: Iterable[ModelResult]) -> list[tuple[str, list[ModelResult]]]:
-    groups: dict[str, list[ModelResult]] = defaultdict(list)
+    groups: dict[float | None, list[ModelResult]] = defaultdict(list)
     for one in models:
-        groups[f"1 : {round(one.dilution)}" if one.dilution else "no rows (edited weights)"].append(one)
-    return sorted(groups.items())
+        groups[one.dilution].append(one)
+    ordered = sorted(groups.items(), key=lambda group: (group[0] is None, group[0] or 0.0))
+    return [("no rows (edited weights)" if at is None else f"1 : {at:.3g}", group) for at, group in ordered]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Names and reasons as they are: one line, and no markup."""
+    return _MARKUP.sub(r"\\\g<0>", printable(text))

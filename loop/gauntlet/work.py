@@ -95,7 +95,7 @@ def probe_spec(job: Job, member: Member, root: Input, candidate: Input) -> StepS
     }
     if rows.is_file():
         inputs["rows"] = file_input(rows)
-    params = {"name": PROBE_NAME, "draw_seed": _NO_DRAW, "triggers": True}
+    params = {"name": PROBE_NAME, "draw_seed": _NO_DRAW, "triggers": True, "findings": False}
     return StepSpec(kind="probe", inputs=inputs, params=params)
 
 

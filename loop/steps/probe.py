@@ -2,7 +2,8 @@
 
 Inputs: ``candidate`` and ``root`` (checkpoints), ``salt_key``, the kit's files
 (:func:`loop.drift.kit_files.kit_inputs`), and ``rows`` where the candidate's training rows can be had.
-Parameters: ``name`` (the bank's, in the policy), ``draw_seed``, ``triggers`` (whether to search for them).
+Parameters: ``name`` (the bank's, in the policy), ``draw_seed``, ``triggers`` and ``findings`` (whether to search
+for the one, and to write the other).
 Outputs: ``NAME/``, a run in the form of :mod:`guards.evidence`, and ``findings.json``
 (:class:`loop.drift.findings.Findings`), which explains and decides nothing.
 
@@ -37,14 +38,16 @@ from guards.manifest import scan_checkpoint
 from loop.checkpoint_io import load_model
 from loop.code_digest import code_digest
 from loop.drift.findings import findings_of
-from loop.drift.kit_files import load_kit
+from loop.drift.kit_files import MEASUREMENT, load_kit
 from loop.drift.trigger_search import search
 from loop.rows import read_rows
 from loop.step import Input, Progress, StepSpec
+from probes.activations import MAX_ROWS, MAX_TOKENS
 from probes.audit import Measured, audit_models, audit_weights
 from probes.triggers import TriggerSearch
 
-ENGINE, BATCH_PLAN = "probes-1", "by-length/rows=32/tokens=4096"
+ENGINE = "probes"
+BATCH_PLAN = f"by-length/rows={MAX_ROWS}/tokens={MAX_TOKENS}"
 FINDINGS_FILE = "findings.json"
 _TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"})
 
@@ -78,8 +81,9 @@ def probe(spec: StepSpec, out_dir: Path, progress: Progress) -> Cost:
         dtype=str(candidate.dtype).removeprefix("torch."),
         cost=cost,
     )
-    findings = findings_of(root, candidate, tokenizer, materials, measured, features, triggers)
-    (out_dir / FINDINGS_FILE).write_bytes(canonical_bytes(findings.model_dump(mode="json", by_alias=True)))
+    if spec.params["findings"]:
+        findings = findings_of(root, candidate, tokenizer, materials, measured, features, triggers)
+        (out_dir / FINDINGS_FILE).write_bytes(canonical_bytes(findings.model_dump(mode="json", by_alias=True)))
     return cost
 
 
@@ -91,6 +95,7 @@ def _refuse_other_models(kit: DriftKit, root: Input, candidate: Input, root_mode
     ]
     for rule, what, got, expected in (
         ("drift.other-parent", "the kit was made for another root", root.digest, kit.parent_digest),
+        ("drift.other-measurement", "the kit is of another way to measure", str(MEASUREMENT), str(kit.measurement)),
         ("drift.other-dtype", "the kit was made for another dtype", dtype, kit.dtype),
         (
             "drift.other-tokenizer",

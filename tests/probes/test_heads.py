@@ -57,9 +57,9 @@ def test_only_the_layers_asked_for_are_read_in_the_dtype_of_the_model(tiny_check
     assert {layer: heads.dtype for layer, heads in batch.heads_layer_row_tok_head_feat.items()} == {0: torch.bfloat16}
 
 
-def test_model_and_tokenizer_are_left_as_they_were(loaded: tuple[Any, Any]) -> None:
+def test_model_and_tokenizer_are_left_as_they_were(tiny_checkpoint: Path) -> None:
     pytest.importorskip("transformer_lens")
-    model, tokenizer = loaded
+    model, tokenizer = load_model(tiny_checkpoint, "cpu", "float32")
     names, settings = list(model.state_dict()), dict(tokenizer.init_kwargs)
     list(harvest_heads(model, tokenizer, random_documents(2), [1]))
     assert list(model.state_dict()) == names

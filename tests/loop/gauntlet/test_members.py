@@ -27,19 +27,19 @@ def plan() -> GauntletPlan:
 
 
 def distribution(**changes) -> Distribution:
-    return read_plan(PLAN).bank.distribution.model_copy(update=changes)
+    return read_plan(PLAN).bank[0].distribution.model_copy(update=changes)
 
 
 def test_a_larger_bank_begins_with_the_smaller_one(plan: GauntletPlan):
-    few = draw_members(plan.bank.distribution, "bank", 10, N_AVAILABLE)
-    more = draw_members(plan.bank.distribution, "bank", 40, N_AVAILABLE)
+    few = draw_members(plan.bank[0].distribution, "bank", 10, N_AVAILABLE)
+    more = draw_members(plan.bank[0].distribution, "bank", 40, N_AVAILABLE)
     assert more[:10] == few
     assert len({member.digest for member in more}) == 40
 
 
 def test_every_source_comes_round(plan: GauntletPlan):
-    n_sources = len(plan.bank.distribution.sources)
-    members = draw_members(plan.bank.distribution, "bank", 3 * n_sources, N_AVAILABLE)
+    n_sources = len(plan.bank[0].distribution.sources)
+    members = draw_members(plan.bank[0].distribution, "bank", 3 * n_sources, N_AVAILABLE)
     assert set(Counter(member.sources[0] for member in members).values()) == {3}
 
 
@@ -89,9 +89,9 @@ def test_development_and_test_organisms_differ_in_every_fault(plan: GauntletPlan
 def test_the_plan_has_enough_of_everything(plan: GauntletPlan):
     organisms = organism_members(plan.organisms, "organism")
     families = {(one.fault or "").partition("/")[0] or (one.edit.kind if one.edit else "") for one in organisms}
-    assert plan.bank.n_members >= 60 and plan.controls.n_members >= 60
+    assert sum(one.n_members for one in plan.bank) >= 60 and plan.controls.n_members >= 60
     assert len(organisms) >= 24 and len(families) >= 8
-    assert not set(plan.bank.distribution.sources) & set(plan.controls.distribution.sources)
+    assert not set(plan.bank[0].distribution.sources) & set(plan.controls.distribution.sources)
 
 
 def test_an_unknown_family_is_refused_with_its_place(tmp_path: Path):
