@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from guards.errors import StairlockError
 from loop.commands import (
+    audit,
     bank,
     champion,
     gain,
@@ -107,6 +108,7 @@ app.command("recall")(stop.recall)
 app.add_typer(models.app, name="model")
 app.add_typer(signing.app, name="key")
 app.add_typer(policies.app, name="policy")
+app.command("audit")(audit.audit)
 app.add_typer(bank.app, name="bank")
 app.add_typer(gauntlet.app, name="gauntlet")
 

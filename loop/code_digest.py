@@ -22,6 +22,7 @@ _PROBING = (
     "drift/kit_documents.py",
     "drift/kit_files.py",
     "drift/trigger_search.py",
+    "drift/findings.py",
     "checkpoint_io.py",
 )
 _VERIFYING = ("steps/verify.py", "gauntlet/verify.py", "gauntlet/faults.py", "engine.py", "checkpoint_io.py")

@@ -11,13 +11,14 @@ Not covered: the report is a view. What counts is in the ledger, and ``stairlock
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from guards.durable import write_whole
 from guards.gates.verdict import Verdict, explain
@@ -27,6 +28,7 @@ from loop.terminal_text import printable, short
 from loop.verdict_table import MARKS, figure_text
 
 if TYPE_CHECKING:
+    from loop.drift.report import DriftReport
     from loop.run import RunReport
 
 REPORTS_DIR = "reports"
@@ -57,8 +59,16 @@ class Figure:
         return max(self.observed, self.bound)
 
 
-def write_report(report: RunReport, home: Path, *, now: datetime | None = None) -> Path:
+def write_report(
+    report: RunReport,
+    home: Path,
+    *,
+    now: datetime | None = None,
+    drift: Mapping[str, Sequence[DriftReport]] | None = None,
+) -> Path:
     """Write ``HOME/reports/RUN.html``, whole or not at all, and return its path.
+
+    ``drift`` has the drift reports of candidates by digest: they stand beside their verdicts.
 
     Raises:
         EvidenceError: the texts of a run are not those that its records name.
@@ -67,12 +77,12 @@ def write_report(report: RunReport, home: Path, *, now: datetime | None = None) 
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", report.run).strip("-") or "run"
     path = home / REPORTS_DIR / f"{name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, render_report(report, now=now or datetime.now(UTC)).encode("utf-8"))
+    write_whole(path, render_report(report, now=now or datetime.now(UTC), drift=drift).encode("utf-8"))
     return path
 
 
-def render_report(report: RunReport, *, now: datetime) -> str:
-    """The report as HTML."""
+def render_report(report: RunReport, *, now: datetime, drift: Mapping[str, Sequence[DriftReport]] | None = None) -> str:
+    """The report as HTML; ``drift`` as for :func:`write_report`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -96,10 +106,20 @@ def render_report(report: RunReport, *, now: datetime) -> str:
         marks=MARKS,
         flips=[find_flips(candidate.runs, candidate.verdicts) for candidate in report.candidates],
         figures=[_figures(candidate.verdicts) for candidate in report.candidates],
+        drift=[_drift_bodies((drift or {}).get(candidate.digest, ())) for candidate in report.candidates],
         max_flips=MAX_FLIPS_PER_SUITE,
         figure_width=_FIGURE_WIDTH,
         model_share=f"{report.model_s / report.wall_s:.0%}" if 0 < report.model_s <= report.wall_s else "",
     )
+
+
+def _drift_bodies(reports: Sequence[DriftReport]) -> list[tuple[str, Markup]]:
+    """(the gate's name, the report's body, which is escaped already)."""
+    if not reports:
+        return []
+    from loop.drift.report import report_body  # loads torch
+
+    return [(one.levels.gate if one.levels else "", report_body(one)) for one in reports]
 
 
 def _figures(verdicts: Sequence[Verdict]) -> list[Figure | None]:

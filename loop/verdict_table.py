@@ -50,6 +50,11 @@ def verdict_table(candidates: Sequence[Judged]) -> Table:
     return table
 
 
+def has_drift(verdicts: Iterable[Verdict]) -> bool:
+    """True if a drift gate is among them, or among the members of one."""
+    return any(one.kind == "drift" for verdict in verdicts for one in (verdict, *verdict.all_members()))
+
+
 def figure_text(value: float | None, kind: str = "eval") -> str:
     """A figure as tables show it: scores signed, with three decimals; counts and ratios plain; a dash for none."""
     if value is None:

@@ -33,7 +33,7 @@ from loop.commands.options import (
 )
 from loop.console import show_steps, text_console
 from loop.terminal_text import printable
-from loop.verdict_table import Judged, verdict_table
+from loop.verdict_table import Judged, has_drift, verdict_table
 
 if TYPE_CHECKING:
     from loop.gating import GateResult
@@ -106,10 +106,11 @@ def _gate(
             dtype=dtype,
         )
     decision = result.decision.body
+    drift = _write_drift(opened, policy, result)
     if junit is not None:
         _write_junit(junit, opened, digest, champion_digest, result, time.monotonic() - started_s)
     if as_json:
-        say_json(_as_json(digest, champion_digest, result))
+        say_json(_as_json(digest, champion_digest, result, drift))
         return decision.outcome
     judged = Judged(Path(candidate).name or candidate, digest, decision.outcome, False, result.verdicts, None)
     text_console().print(verdict_table([judged]))
@@ -120,7 +121,22 @@ def _gate(
     say_field("decision", f"{decision.outcome.upper()} (exit code {EXIT_CODES[decision.outcome]})")
     for reason in decision.reasons:
         say(f"  {printable(reason)}")
+    for path in drift:
+        say_field("drift", path)
     return decision.outcome
+
+
+def _write_drift(home: Home, policy: Path, result: GateResult) -> tuple[Path, ...]:
+    """The pages of the drift reports that were written, where a drift gate was among the verdicts."""
+    if not has_drift(result.verdicts):
+        return ()
+    from loop.drift.candidate_reports import reports_under, write_candidate_reports
+
+    try:
+        return write_candidate_reports(reports_under(policy, result.decision.body.policy, result.runs), home.path)
+    except OSError as error:  # it is decided: a page that cannot be written must not look like no decision
+        typer.echo(f"the drift report could not be written: {printable(str(error))}", err=True)
+        return ()
 
 
 def _prepare(junit: Path) -> None:
@@ -175,7 +191,7 @@ def _write_junit(junit: Path, home: Home, digest: str, champion_digest: str, res
     write_whole(junit, report)
 
 
-def _as_json(digest: str, champion_digest: str, result: GateResult) -> dict[str, Any]:
+def _as_json(digest: str, champion_digest: str, result: GateResult, drift: tuple[Path, ...]) -> dict[str, Any]:
     decision = result.decision
     return {
         "candidate": digest,
@@ -188,6 +204,7 @@ def _as_json(digest: str, champion_digest: str, result: GateResult) -> dict[str,
         "reasons": list(decision.body.reasons),
         "entry": decision.seq,
         "verdicts": [{**v.model_dump(mode="json"), "explanation": explain(v)} for v in result.verdicts],
+        "drift_reports": [str(path) for path in drift],
     }
 
 

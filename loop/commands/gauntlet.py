@@ -77,7 +77,6 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Judge everything that was built by the policy's drift gate and by the baselines, and keep the results."""
-    from guards.canonical import sha256_file
     from guards.policy import resolve_policy
     from loop.gauntlet.build_set import measured_so_far
     from loop.gauntlet.plan import part_of_plan, read_plan
@@ -89,7 +88,6 @@ def run(
     found = {part: measured_so_far(opened, kit, part_of_plan(declared, part, data)) for part in parts}
     judged = judge_all(
         resolved,
-        sha256_file(kit / "bank.json"),
         [one for measured, _ in found.values() for one in measured],
         {part: len(missing) for part, (_, missing) in found.items()},
     )

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from guards.errors import StairlockError
 from guards.gates.verdict import explain
 from loop.commands.gain import say_gain
 from loop.commands.options import HomeOption, JsonOption, QuietOption, actor_name, open_home, say, say_field, say_json
 from loop.console import duration_text, show_steps, text_console
 from loop.invoked_as import command_line
 from loop.terminal_text import printable, short
-from loop.verdict_table import Judged, verdict_table
+from loop.verdict_table import Judged, has_drift, verdict_table
 
 if TYPE_CHECKING:
+    from loop.drift.report import DriftReport
     from loop.run import CandidateReport, RunReport
 
 
@@ -53,7 +55,7 @@ def run(
             resume=resume,
             retrain_root=retrain_root,
         )
-    path = write_report(report, opened.path)
+    path = write_report(report, opened.path, drift=_drift(config, report))
     if as_json:
         say_json(_as_json(report, path))
         return
@@ -84,6 +86,20 @@ def _say_plan(config: Path, as_json: bool) -> None:
         return
     for line in lines:
         say(printable(line))
+
+
+def _drift(config: Path, report: RunReport) -> dict[str, tuple[DriftReport, ...]]:
+    """Drift reports by candidate, where a drift gate judged one."""
+    if not any(has_drift(candidate.verdicts) for candidate in report.candidates):
+        return {}
+    from loop.drift.candidate_reports import reports_under
+    from loop.run_config import load_run_config
+
+    try:
+        policy = config.parent / load_run_config(config).policy
+    except StairlockError:  # the run is over: what became of its file since must not cost the report
+        return {}
+    return {one.digest: reports_under(policy, report.policy_digest, one.runs) for one in report.candidates}
 
 
 def _judged(candidate: CandidateReport, report: RunReport) -> Judged:

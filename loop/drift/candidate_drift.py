@@ -58,7 +58,12 @@ def audit_candidate(
         spec = StepSpec(
             kind="probe",
             inputs=inputs,
-            params={"name": bank, "draw_seed": seed.hex(), "triggers": _needs_triggers(policy, bank)},
+            params={
+                "name": bank,
+                "draw_seed": seed.hex(),
+                "triggers": _needs_triggers(policy, bank),
+                "findings": True,
+            },
             device=device,
             dtype=dtype,
         )

@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from guards.canonical import canonical_lines, parse_json_strict
-from guards.errors import ProbeError
+from guards.errors import EvidenceError, ProbeError
 from guards.evidence import Frozen
 from guards.ports import Decoding, Message
 from loop.engine import TransformersEngine
@@ -91,6 +91,8 @@ def read_documents(path: Path) -> list[Document]:
             stored = StoredDocument.model_validate(parse_json_strict(line, source=f"{path}:{number}"))
         except ValidationError as error:
             raise ProbeError("drift.bad-documents", f"{path}:{number}: {error.errors()[0]['msg']}") from error
+        except EvidenceError as error:
+            raise ProbeError("drift.bad-documents", error.message) from error
         documents.append(Document(stored.doc_id, stored.slice_name, stored.token_ids, stored.first_counted))
     if not documents or len({one.doc_id for one in documents}) != len(documents):
         raise ProbeError("drift.bad-documents", f"{path} has no documents, or two of one id")

@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from guards.canonical import parse_json_strict
-from guards.errors import ProbeError
+from guards.errors import EvidenceError, ProbeError
 from guards.evidence import Frozen
 from loop.rows import Row
 from probes.triggers import TriggerSearch, TriggerSettings, search_triggers
 
-# Half of the default's prompts: the same search runs on every member of a bank, and its noise is in the bank too.
-SETTINGS = TriggerSettings(n_confirm_prompts=10)
+# Less than the default: the same search runs on every member of a bank, and its noise is in the bank too.
+SETTINGS = TriggerSettings(n_confirm_prompts=8, n_confirmed=3)
 
 
 class TriggerPrompts(Frozen):
@@ -36,6 +36,8 @@ def read_trigger_prompts(path: Path) -> TriggerPrompts:
         return TriggerPrompts.model_validate(parse_json_strict(path.read_bytes(), source=str(path)))
     except ValidationError as error:
         raise ProbeError("drift.bad-prompts", f"{path}: {error.errors()[0]['msg']}") from error
+    except EvidenceError as error:
+        raise ProbeError("drift.bad-prompts", error.message) from error
 
 
 def make_trigger_prompts(policies: Path, *, n_reference: int = 1500) -> TriggerPrompts:
