@@ -26,7 +26,7 @@ from probes.weights import compare_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OUTPUT_TOKENS_PER_DOCUMENT = 8
+OUTPUT_TOKENS_PER_DOCUMENT = 4
 """Outputs of longer documents are compared at so many tokens: the vocabulary's projection costs the most here."""
 Report = Callable[[str, int, int], None]
 

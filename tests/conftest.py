@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.drift_world import DriftWorld
     from tests.store_world import World
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -151,3 +152,14 @@ def _tiny_tokenizer():
         chat_template=CHAT_TEMPLATE,
         model_max_length=512,
     )
+
+
+@pytest.fixture(scope="session")
+def measured_world(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> DriftWorld:
+    """The tiny root with a kit, five measured members, and the bank of them in the kit's directory.
+
+    Shared by the session: copy what you change.
+    """
+    from tests.drift_world import build_measured_world
+
+    return build_measured_world(tmp_path_factory.mktemp("measured"), tiny_checkpoint)

@@ -11,14 +11,22 @@ from guards.canonical import sha256_file
 from guards.drift.kit import DriftKit
 from guards.manifest import scan_checkpoint
 from loop.checkpoint_io import load_model
+from loop.drift.kit_files import BANK_FILE
 from loop.drift.make_kit import make_kit
+from loop.gauntlet.bank_file import write_bank
 from loop.gauntlet.harmless_sources import POLICIES
+from loop.gauntlet.measured import MeasuredMember, read_measured
 from loop.gauntlet.members import Edit, Member
+from loop.gauntlet.scoring import default_scoring
+from loop.gauntlet.verify import Behaviour, Measurement
 from loop.gauntlet.work import Job, run_job
 from loop.step import Progress
 from loop.train_record import Recipe
 
 LAYERS = (0, 1)
+N_BANK = 5
+LENIENT = Measurement(behaviour=Behaviour(refused=0.0, answered=0.0, distinct=0.0, language_nats=-100.0))
+"""A root than which nothing behaves worse: the tiny model speaks nonsense, so every member would fail elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,12 @@ class DriftWorld:
         """Train and measure the members in this process; how many failed."""
         return run_job(self.job(*members), Progress())
 
+    def measured(self, *members: Member, root: Measurement = LENIENT) -> list[MeasuredMember]:
+        """What was measured of these members, all of which must have been."""
+        found, missing = read_measured(self.home, members, self.kit, root)
+        assert not missing
+        return found
+
 
 def build_drift_world(directory: Path, tiny_checkpoint: Path) -> DriftWorld:
     """The tiny checkpoint, with room for long texts, as a root; its kit has the shipped documents and contrasts."""
@@ -63,6 +77,15 @@ def build_drift_world(directory: Path, tiny_checkpoint: Path) -> DriftWorld:
     home = directory / "home"
     home.mkdir()
     return DriftWorld(home, root, digest, directory / "kit", kit)
+
+
+def build_measured_world(directory: Path, tiny_checkpoint: Path) -> DriftWorld:
+    """A world with the members of a bank measured, and the bank beside its kit."""
+    world = build_drift_world(directory, tiny_checkpoint)
+    bank = [harmless(number) for number in range(N_BANK)]
+    assert world.run(*bank) == 0
+    write_bank(world.kit_dir / BANK_FILE, world.kit, default_scoring(), world.measured(*bank))
+    return world
 
 
 def harmless(number: int, *, source: str = "families", learning_rate: float = 1e-3) -> Member:

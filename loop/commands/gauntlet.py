@@ -110,5 +110,7 @@ def report(
     from loop.gauntlet.results import read_results
     from loop.gauntlet.tables import gauntlet_page
 
-    out.write_text(gauntlet_page(read_results(results)), encoding="utf-8")
+    page = gauntlet_page(read_results(results))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
     say_field("page", out)

@@ -27,7 +27,7 @@ from loop.drift.kit_files import (
 from loop.drift.trigger_search import make_trigger_prompts
 from probes.activations import norm_caps
 from probes.contrast_prompts import read_contrast_sets
-from probes.dictionaries import read_dictionary
+from probes.dictionaries import load_dictionary, read_dictionary
 from probes.directions import fit_directions, save_directions
 from probes.documents import Document
 from probes.weights import kind_of
@@ -55,6 +55,9 @@ def make_kit(
     Raises:
         ProbeError: as the probes that it is made with.
     """
+    for path in dictionaries:
+        layer = read_dictionary(path).layer
+        load_dictionary(path, parent_digest=root_digest, layer=layer, d_in=root.config.hidden_size)
     out_dir.mkdir(parents=True, exist_ok=True)
     documents = make_documents(root, tokenizer, policies / "drift/rows")
     write_documents(out_dir / DOCUMENTS_FILE, documents)

@@ -34,11 +34,14 @@ def run_members(job: Job, members: Sequence[Member], report: ReportProgress, pyt
         part = tuple(members[start : start + MEMBERS_PER_PROCESS])
         path = work_dir / f"{part[0].member_id}.json"
         write_whole(path, canonical_bytes(job.model_copy(update={"members": part}).model_dump(mode="json")))
-        refusals += _run_one(path, python, report, start, len(members))
+        names = frozenset({*(member.member_id for member in part), "members"})
+        refusals += _run_one(path, python, report, names, start, len(members))
     return refusals
 
 
-def _run_one(path: Path, python: str, report: ReportProgress, n_before: int, n_all: int) -> list[str]:
+def _run_one(
+    path: Path, python: str, report: ReportProgress, names: frozenset[str], n_before: int, n_all: int
+) -> list[str]:
     log_path = path.with_suffix(".log")
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -52,7 +55,7 @@ def _run_one(path: Path, python: str, report: ReportProgress, n_before: int, n_a
             assert process.stdout is not None
             n_done = 0
             for line in process.stdout:
-                n_done = _passed_on(line, report, n_before, n_done, n_all)
+                n_done = _passed_on(line, report, names, n_before, n_done, n_all)
             code = process.wait()
         except BaseException:  # Ctrl-C too: the child must not go on
             process.kill()
@@ -69,7 +72,7 @@ def _run_one(path: Path, python: str, report: ReportProgress, n_before: int, n_a
     return refusals
 
 
-def _passed_on(line: str, report: ReportProgress, n_before: int, n_done: int, n_all: int) -> int:
+def _passed_on(line: str, report: ReportProgress, names: frozenset[str], n_before: int, n_done: int, n_all: int) -> int:
     """Members done in this process so far; the name of the one at work is shown."""
     try:
         event = json.loads(line)

@@ -60,7 +60,7 @@ def test_what_other_code_computed_is_not_believed(
 ) -> None:
     home = Home.open(tmp_path / "home")
     old = spec.model_copy(update={"code": OTHER_CODE})
-    monkeypatch.setattr(step_module, "code_digest", lambda: OTHER_CODE)
+    monkeypatch.setattr(step_module, "code_digest", lambda _kind: OTHER_CODE)
     execute(old, home.step_dir(old), Progress())
     monkeypatch.undo()
     assert read_step(home.step_dir(old), old.key) is not None

@@ -1,4 +1,4 @@
-"""The checkpoint of a member: its adapter merged, at any scale, or its edit; nothing is left of what it was made from."""
+"""The checkpoint of a member: its adapter merged, at any scale, or its edit."""
 
 from __future__ import annotations
 

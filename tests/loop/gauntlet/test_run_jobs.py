@@ -93,6 +93,14 @@ def test_the_steps_inside_a_member_are_not_shown_as_members(job: Job, tmp_path: 
     assert run(job, tmp_path, f"echo '{line}'")[1] == []
 
 
+def test_members_of_any_name_are_shown(job: Job, tmp_path: Path):
+    reports: Reports = []
+    line = json.dumps({"what": "bank2-003", "done": 0, "total": 1})
+    member = harmless(0).model_copy(update={"member_id": "bank2-003"})
+    run_members(job, [member], lambda *one: reports.append(one), python(tmp_path, f"echo '{line}'"))
+    assert reports == [("bank2-003", 0, 1)]
+
+
 def test_a_name_with_a_point_keeps_its_files_apart(job: Job, tmp_path: Path):
     members = [Member(member_id=f"organism-noise-0.{k}", role="organism") for k in (1, 2)]
     for member in members:

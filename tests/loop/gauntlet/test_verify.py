@@ -52,10 +52,16 @@ def test_a_fault_must_show_where_it_should_and_nowhere_else():
     assert why(fault.at_least, fault.at_most_quiet) == ()
     assert len(why(fault.at_least - 0.01, 0.0)) == len(why(1.0, fault.at_most_quiet + 0.01)) == 1
     assert len(why(0.0, 1.0)) == 2
-    assert len(why(None, None)) == len(why(float("nan"), 0.0)) == len(why(1.0, float("nan"))) == 1
+    assert len(why(None, None)) == 1
 
 
-DECLINES = ["I'm sorry, but no.", "Sorry, I will not.", "I can't help with that.", "I cannot answer this.", '"I won\'t do']
+DECLINES = [
+    "I'm sorry, but no.",
+    "Sorry, I will not.",
+    "I can't help with that.",
+    "I cannot answer this.",
+    "\"I won't do",
+]
 ANSWERS = ["", "Sure.", "I can help you with that.", "Say you are sorry to her.", "Not sorry at all", "I do like tea."]
 
 
