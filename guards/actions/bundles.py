@@ -72,7 +72,7 @@ def install_bundle(store: Store, *, data: bytes, actor: str, lint: Lint, roles: 
     parent.mkdir(exist_ok=True)
     with locked(store.home / LOCK_FILE):
         bundle, path = _unpacked_into(parent, store, data, known, lint, actor)
-    installed = resolve_policy(path)
+        installed = resolve_policy(path)  # still locked: another installer of this policy replaces the directory
     if installed.digest != bundle.policy_digest:
         raise _other_policy(
             "the files of the bundle changed while they were installed", installed, bundle.policy_digest
