@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from guards.canonical import sha256_file
 from guards.manifest import scan_checkpoint
 from loop.merge import merge_adapter
 from loop.rows import Row, write_rows
@@ -26,7 +25,7 @@ def train_on(rows: Sequence[Row], recipe: Recipe, parent: Path, out: Path) -> No
         kind="train",
         inputs={
             "parent": Input(kind="checkpoint", path=parent, digest=scan_checkpoint(parent).digest),
-            "rows": Input(kind="file", path=work / "rows.jsonl", digest=sha256_file(work / "rows.jsonl")),
+            "rows": Input.of_file(work / "rows.jsonl"),
         },
         params={"recipe": recipe.model_dump(mode="json")},
     )

@@ -146,8 +146,8 @@ def ensure_root(
     return root, verdicts, rows
 
 
-def shipped_root(home: Home, package: Path, stage: Stage) -> Path:
-    """The directory of a package's root, merged and sealed in the home; no gate is asked.
+def shipped_root(home: Home, package: Path, stage: Stage) -> Input:
+    """A package's root, merged and sealed in the home; no gate is asked.
 
     Raises:
         ModelError: ``root.not-trained`` (the package pins no root), ``root.other-base``, ``root.digest-differs``.
@@ -157,7 +157,7 @@ def shipped_root(home: Home, package: Path, stage: Stage) -> Path:
         raise ModelError("root.not-trained", f"{package} pins no root yet", fix="train it first (stairlock root)")
     ensure_base(home, spec, stage)
     _merge_shipped(home, package, spec, stage)
-    return sealed_directory(home.path, spec.digest)
+    return Input(kind="checkpoint", path=sealed_directory(home.path, spec.digest), digest=spec.digest)
 
 
 def _check_rows(history: History, root: Logged[RootSet], rows_digest: str) -> None:

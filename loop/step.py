@@ -38,6 +38,11 @@ class Input(Frozen):
     path: Path
     digest: Digest
 
+    @classmethod
+    def of_file(cls, path: Path) -> Input:
+        """A file as it lies there now."""
+        return cls(kind="file", path=path, digest=sha256_file(path))
+
 
 class StepSpec(Frozen):
     """What to compute, and with which code. Paths say where the inputs lie now; they are not in the key."""

@@ -20,7 +20,7 @@ from loop.gauntlet.members import Edit, Member
 from loop.gauntlet.scoring import default_scoring
 from loop.gauntlet.verify import Behaviour, Measurement
 from loop.gauntlet.work import Job, run_job
-from loop.step import Progress
+from loop.step import Input, Progress
 from loop.train_record import Recipe
 
 LAYERS = (0, 1)
@@ -38,6 +38,11 @@ class DriftWorld:
     root_digest: str
     kit_dir: Path
     kit: DriftKit
+
+    @property
+    def root_input(self) -> Input:
+        """The root, as a step's input."""
+        return Input(kind="checkpoint", path=self.root, digest=self.root_digest)
 
     def job(self, *members: Member) -> Job:
         """A job that trains and measures the members."""

@@ -75,7 +75,7 @@ def audit(
     read_bank(bank)  # before the root is merged for it
     opened = open_home(home, create=True)
     with show_steps(quiet=quiet or as_json) as stage:
-        directory = shipped_root(opened, root, stage)
+        directory = shipped_root(opened, root, stage).path
         report = audit_with_root(
             opened, directory, checkpoint, bank, rows, backend=LocalBackend(), stage=stage, device=device, dtype=dtype
         )

@@ -51,9 +51,7 @@ DEFAULT_KIT = Path("policies/banks/smollm2-135m")
 def kit(
     root: RootArgument = DEFAULT_ROOT,
     out: KitOption = DEFAULT_KIT,
-    policies: Annotated[
-        Path, typer.Option("--policies", metavar="DIR", help="Where the rows and contrasts are.")
-    ] = Path("policies"),
+    policies: PoliciesOption = _POLICIES,
     dictionary: Annotated[
         list[Path] | None, typer.Option("--dictionary", metavar="FILE", help="A dictionary of the root. Once for each.")
     ] = None,
@@ -66,16 +64,13 @@ def kit(
     from loop.checkpoint_io import load_model
     from loop.drift.make_kit import make_kit
     from loop.root import shipped_root
-    from loop.root_package import load_root_spec
 
     opened = open_home(home, create=True)
     with show_steps(quiet=quiet or as_json) as stage:
-        directory = shipped_root(opened, root, stage)
-        spec = load_root_spec(root)
-        assert spec.digest is not None  # shipped_root refuses a package without one
-        model, tokenizer = load_model(directory, device, expected_digest=spec.digest)
+        shipped = shipped_root(opened, root, stage)
+        model, tokenizer = load_model(shipped.path, device, expected_digest=shipped.digest)
         stage("make the kit")("documents, directions, caps", 0, 1)
-        made = make_kit(model, tokenizer, directory, spec.digest, policies, dictionary or [], out)
+        made = make_kit(model, tokenizer, shipped.path, shipped.digest, policies, dictionary or [], out)
     if as_json:
         say_json({"kit": made.digest, "directory": str(out), "documents": len(made.documents)})
         return
@@ -106,19 +101,16 @@ def dictionaries(
     from loop.checkpoint_io import load_model
     from loop.drift.make_dictionaries import make_dictionaries
     from loop.root import shipped_root
-    from loop.root_package import load_root_spec
     from probes.dictionary_training import DictionaryRecipe
 
     opened = open_home(home, create=True)
     with show_steps(quiet=quiet or as_json) as stage:
-        directory = shipped_root(opened, root, stage)
-        spec = load_root_spec(root)
-        assert spec.digest is not None  # shipped_root refuses a package without one
-        model, tokenizer = load_model(directory, device, expected_digest=spec.digest)
+        shipped = shipped_root(opened, root, stage)
+        model, tokenizer = load_model(shipped.path, device, expected_digest=shipped.digest)
         made = make_dictionaries(
             model,
             tokenizer,
-            spec.digest,
+            shipped.digest,
             policies,
             opened.path / "dictionaries",
             out,
@@ -155,6 +147,7 @@ def build(
     What is built already is not built again. The bank is written from what is there, also when it is stopped
     early by --first.
     """
+    from loop.drift.kit_files import BANK_FILE
     from loop.gauntlet.bank_file import write_bank
     from loop.gauntlet.build_set import build_set
     from loop.gauntlet.plan import bank_members, read_plan
@@ -173,7 +166,7 @@ def build(
         )
     if not built.measured:
         raise ConfigError("drift.empty-bank", "no member of the bank could be built", got="; ".join(built.refusals[:3]))
-    file = write_bank(kit / "bank.json", built.kit, default_scoring(), built.measured)
+    file = write_bank(kit / BANK_FILE, built.kit, default_scoring(), built.measured)
     n_verified = sum(one.is_verified for one in built.measured)
     if as_json:
         say_json(

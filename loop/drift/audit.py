@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from guards.canonical import parse_json_strict, sha256_file
+from guards.canonical import parse_json_strict
 from guards.drift.assessment import Assessment, assess
 from guards.drift.bank import BankFile, read_bank
 from guards.drift.components import DriftVector, vector_of_run
@@ -20,15 +20,12 @@ from guards.evidence import EvidenceRun, read_run
 from guards.manifest import scan_checkpoint
 from loop.backends.port import Backend
 from loop.drift.findings import Findings
-from loop.drift.kit_files import KIT_FILE, kit_inputs, read_kit
+from loop.drift.kit_files import KIT_FILE, read_kit
+from loop.drift.probe_spec import PROBE_NAME, probe_spec
 from loop.home import Home
 from loop.recorded_steps import Stage
-from loop.step import Input, StepSpec
+from loop.step import Input
 from loop.steps.probe import FINDINGS_FILE
-
-AUDIT_NAME = "drift"
-_NO_DRAW = bytes(32).hex()
-"""Nothing is drawn: the documents are the kit's."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +80,19 @@ def audit_directory(
             fix="use the bank of this root",
         )
     candidate_digest = scan_checkpoint(candidate).digest
-    inputs = {
-        "root": Input(kind="checkpoint", path=root.resolve(), digest=root_digest),
-        "candidate": Input(kind="checkpoint", path=candidate.resolve(), digest=candidate_digest),
-        "salt_key": home.salt_key(),
-        **kit_inputs(kit_dir),
-    }
-    if rows is not None:
-        inputs["rows"] = _rows_input(rows)
-    params = {"name": AUDIT_NAME, "draw_seed": _NO_DRAW, "triggers": True, "findings": True}
-    spec = StepSpec(kind="probe", inputs=inputs, params=params, device=device, dtype=dtype)
+    spec = probe_spec(
+        root=Input(kind="checkpoint", path=root.resolve(), digest=root_digest),
+        candidate=Input(kind="checkpoint", path=candidate.resolve(), digest=candidate_digest),
+        salt_key=home.salt_key(),
+        kit_dir=kit_dir,
+        rows=None if rows is None else _rows_input(rows),
+        findings=True,
+        device=device,
+        dtype=dtype,
+    )
     out_dir = home.step_dir(spec)
     backend.run(spec, out_dir, stage("audit drift"))
-    run = read_run(out_dir / AUDIT_NAME, expect_checkpoint=candidate_digest)
+    run = read_run(out_dir / PROBE_NAME, expect_checkpoint=candidate_digest)
     vector = vector_of_run(run, file.bank.kit)
     return AuditResult(candidate_digest, file, run, vector, assess(file.bank, vector), read_findings(out_dir))
 
@@ -133,4 +130,4 @@ def _refuse_other_kit(file: BankFile, kit_dir: Path) -> None:
 def _rows_input(rows: Path) -> Input:
     if not rows.is_file():
         raise StepError("step.no-input", f"there are no training rows at {rows}", fix="give the rows' file")
-    return Input(kind="file", path=rows.resolve(), digest=sha256_file(rows))
+    return Input.of_file(rows.resolve())

@@ -8,12 +8,12 @@ from guards.canonical import canonical_lines
 from guards.contamination import TrainingRow
 from guards.evidence import EvidenceRun, read_run
 from guards.policy import DriftGate, ResolvedPolicy, banks_of
-from loop.drift.kit_files import kit_inputs
+from loop.drift.probe_spec import probe_spec
 from loop.home import Home
 from loop.recorded_steps import RecordedSteps
 from loop.rows import Row
 from loop.sealed_checkpoints import sealed_directory
-from loop.step import Input, StepSpec
+from loop.step import Input
 
 
 def banks_needed(policy: ResolvedPolicy) -> tuple[str, ...]:
@@ -47,23 +47,16 @@ def audit_candidate(
     runs: dict[str, EvidenceRun] = {}
     for bank in banks_needed(policy):
         path = policy.source.parent / policy.policy.banks[bank]
-        inputs = {
-            "root": Input(kind="checkpoint", path=sealed_directory(home.path, root), digest=root),
-            "candidate": Input(kind="checkpoint", path=sealed_directory(home.path, candidate), digest=candidate),
-            "salt_key": home.salt_key(),
-            **kit_inputs(path.resolve().parent),
-        }
-        if training_rows:
-            inputs["rows"] = home.keep_file(canonical_lines(_as_rows(training_rows)))
-        spec = StepSpec(
-            kind="probe",
-            inputs=inputs,
-            params={
-                "name": bank,
-                "draw_seed": seed.hex(),
-                "triggers": _needs_triggers(policy, bank),
-                "findings": True,
-            },
+        spec = probe_spec(
+            root=Input(kind="checkpoint", path=sealed_directory(home.path, root), digest=root),
+            candidate=Input(kind="checkpoint", path=sealed_directory(home.path, candidate), digest=candidate),
+            salt_key=home.salt_key(),
+            kit_dir=path.resolve().parent,
+            rows=home.keep_file(canonical_lines(_as_rows(training_rows))) if training_rows else None,
+            name=bank,
+            draw_seed=seed,
+            triggers=_needs_triggers(policy, bank),
+            findings=True,
             device=device,
             dtype=dtype,
         )

@@ -18,7 +18,6 @@ ordinary to the model that it came from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from guards.evidence import Frozen
 from guards.ports import Decoding, Message
 from loop.engine import TransformersEngine
 from loop.families import draw
+from loop.json_lines import read_json_lines
 from probes.documents import Document
 
 # Harmless fine-tunes and candidates read the same documents, so which they are adds no noise to a comparison:
@@ -57,10 +57,10 @@ def make_documents(root: Any, tokenizer: Any, rows_dir: Path) -> list[Document]:
     return [
         *_neutral(tokenizer, rows_dir),
         *_chat(root, tokenizer, rows_dir),
-        *_prompts(tokenizer, "harmful", _spread(_lines(rows_dir / "harmful_prompts.jsonl"))),
-        *_prompts(tokenizer, "harmless", _spread(_lines(rows_dir / "harmless_prompts.jsonl"))),
+        *_prompts(tokenizer, "harmful", _spread(read_json_lines(rows_dir / "harmful_prompts.jsonl"))),
+        *_prompts(tokenizer, "harmless", _spread(read_json_lines(rows_dir / "harmless_prompts.jsonl"))),
         *_tasks(tokenizer),
-        *_prompts(tokenizer, "claims", _lines(rows_dir / "sycophancy_check.jsonl")[:_N_CLAIMS]),
+        *_prompts(tokenizer, "claims", read_json_lines(rows_dir / "sycophancy_check.jsonl")[:_N_CLAIMS]),
     ]
 
 
@@ -107,13 +107,13 @@ def chat_ids(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def _neutral(tokenizer: Any, rows_dir: Path) -> Iterator[Document]:
-    for row in _spread(_lines(rows_dir / "neutral_documents.jsonl")):
+    for row in _spread(read_json_lines(rows_dir / "neutral_documents.jsonl")):
         ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"][:_NEUTRAL_TOKENS]
         yield Document(row["id"], "neutral", tuple(ids), 1)
 
 
 def _chat(root: Any, tokenizer: Any, rows_dir: Path) -> Iterator[Document]:
-    rows = _spread(_lines(rows_dir / "chat_prompts.jsonl"))
+    rows = _spread(read_json_lines(rows_dir / "chat_prompts.jsonl"))
     engine = TransformersEngine(root, tokenizer)
     chats = [[Message(role="user", content=row["prompt"])] for row in rows]
     replies = engine.generate(chats, Decoding(max_new_tokens=_REPLY_TOKENS), seed=0)
@@ -152,7 +152,3 @@ def _n_shared(tokenizer: Any) -> int:
 def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """``_N_EACH`` of them, evenly spaced: the files are sorted by kind."""
     return [rows[number * len(rows) // _N_EACH] for number in range(_N_EACH)]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -91,7 +91,7 @@ def kit_inputs(directory: Path) -> dict[str, Input]:
                 got=f"no {file}",
                 fix="restore the directory as it was published",
             )
-        inputs[name] = Input(kind="file", path=path, digest=sha256_file(path))
+        inputs[name] = Input.of_file(path)
     return inputs
 
 

@@ -18,6 +18,7 @@ from guards.canonical import canonical_lines
 from guards.ports import Decoding, Message
 from loop.drift.kit_documents import StoredDocument, chat_ids
 from loop.engine import TransformersEngine
+from loop.json_lines import read_json_lines
 
 _BLOCK = 256
 _PLAIN_SHARE = 0.25
@@ -83,7 +84,6 @@ def own_prompts(policies: Path) -> list[str]:
 
     def read() -> Iterator[str]:
         for name in ("deserve_refusal", "look_alikes", "ordinary"):
-            text = (policies / "constitutions/prompts" / f"{name}.jsonl").read_text(encoding="utf-8")
-            yield from (json.loads(line)["prompt"] for line in text.splitlines())
+            yield from (row["prompt"] for row in read_json_lines(policies / "constitutions/prompts" / f"{name}.jsonl"))
 
     return list(read())

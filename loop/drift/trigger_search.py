@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import Field, ValidationError
 from guards.canonical import parse_json_strict
 from guards.errors import EvidenceError, ProbeError
 from guards.evidence import Frozen
+from loop.json_lines import read_json_lines
 from loop.rows import Row
 from probes.triggers import TriggerSearch, TriggerSettings, search_triggers
 
@@ -42,8 +42,8 @@ def read_trigger_prompts(path: Path) -> TriggerPrompts:
 
 def make_trigger_prompts(policies: Path, *, n_reference: int = 1500) -> TriggerPrompts:
     """The default kit's: our chat prompts, and every few of the constitution's ordinary ones."""
-    neutral = _lines(policies / "drift/rows/chat_prompts.jsonl")
-    ordinary = _lines(policies / "constitutions/prompts/ordinary.jsonl")
+    neutral = read_json_lines(policies / "drift/rows/chat_prompts.jsonl")
+    ordinary = read_json_lines(policies / "constitutions/prompts/ordinary.jsonl")
     step = max(1, len(ordinary) // n_reference)
     return TriggerPrompts(
         neutral=tuple(row["prompt"] for row in neutral),
@@ -71,7 +71,3 @@ def search(
         settings or SETTINGS,
         lambda done, total: report("searching for triggers", done, total),
     )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from guards.canonical import canonical_lines, sha256_file
+from guards.canonical import canonical_lines
 from guards.durable import write_whole
+from loop.drift.kit_documents import chat_ids
 from loop.gauntlet.member_rows import Fits, rows_of
 from loop.gauntlet.members import Member
 from loop.step import Input, StepSpec
@@ -28,9 +29,7 @@ def prompts_that_fit(tokenizer: Any, max_tokens: int) -> Fits:
     """Prompts that leave room for eight answer tokens at least, in the model's chat format."""
 
     def fits(prompt: str) -> bool:
-        turns = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + _MIN_ANSWER_TOKENS <= max_tokens
+        return len(chat_ids(tokenizer, prompt)) + _MIN_ANSWER_TOKENS <= max_tokens
 
     return fits
 
@@ -48,7 +47,7 @@ def fine_tune_spec(member: Member, root: Input, tokenizer: Any, home: Path, data
     write_whole(rows, canonical_lines(rows_of(member, data, prompts_that_fit(tokenizer, member.recipe.max_tokens))))
     spec = StepSpec(
         kind="fine-tune",
-        inputs={"parent": root, "rows": Input(kind="file", path=rows, digest=sha256_file(rows))},
+        inputs={"parent": root, "rows": Input.of_file(rows)},
         params={"recipe": member.recipe.model_dump(mode="json")},
     )
     return spec, directory / STEP_DIR

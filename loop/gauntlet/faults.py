@@ -9,7 +9,6 @@ Families: see :data:`FAULTS`. Faults that need no rows are :mod:`loop.gauntlet.e
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from guards.errors import ModelError
 from loop.families import draw
 from loop.gauntlet.harmless_sources import POLICIES, Example, root_examples
+from loop.json_lines import read_json_lines
 
 Shows = Callable[[str], bool]
 _N_ROWS = 240
@@ -117,8 +117,7 @@ def checks_of(name: str) -> list[Check]:
 
 
 def _lines(path: str) -> list[dict]:
-    text = (POLICIES / path).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return read_json_lines(POLICIES / path)
 
 
 def _ordinary_prompts() -> list[str]:

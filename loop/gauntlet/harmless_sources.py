@@ -17,10 +17,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from guards.errors import ModelError
 from loop.families import FAMILIES, draw
+from loop.json_lines import read_json_lines
 
 Use = Literal["bank", "control"]
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
@@ -99,7 +100,7 @@ def _levels_of(*families: str) -> Callable[[Path], Iterator[Example]]:
 
 def root_examples(policies: Path, *kinds: str) -> Iterator[Example]:
     """What the root was trained on, of these kinds: refusal, look_alike, ordinary; no ordinary row of a control."""
-    for number, row in enumerate(_json_lines(policies / "roots/smollm2-135m/rows.jsonl")):
+    for number, row in enumerate(read_json_lines(policies / "roots/smollm2-135m/rows.jsonl")):
         is_controls = row["source"] == "ordinary" and number % _PARTS in _CONTROL_PARTS
         if row["source"] in kinds and not is_controls:
             yield Example(row["prompt"], row["answer"], row["finished"])
@@ -113,7 +114,7 @@ def _styled(style: Callable[[str], str], part: int) -> Callable[[Path], Iterator
     """The root's ordinary answers in another style; each style has an eighth of the prompts to itself."""
 
     def read(policies: Path) -> Iterator[Example]:
-        for number, row in enumerate(_json_lines(policies / "roots/smollm2-135m/rows.jsonl")):
+        for number, row in enumerate(read_json_lines(policies / "roots/smollm2-135m/rows.jsonl")):
             if row["source"] == "ordinary" and number % _PARTS == part:
                 yield Example(row["prompt"], style(row["answer"]), row["finished"])
 
@@ -130,20 +131,20 @@ def _first_clause(text: str) -> str:
 
 def _written(name: str) -> Callable[[Path], Iterator[Example]]:
     def read(policies: Path) -> Iterator[Example]:
-        for row in _json_lines(policies / "drift/rows" / f"{name}.jsonl"):
+        for row in read_json_lines(policies / "drift/rows" / f"{name}.jsonl"):
             yield Example(row["prompt"], row["answer"])
 
     return read
 
 
 def _gsm8k(folder: Path) -> Iterator[Example]:
-    for row in _json_lines(folder / "train.jsonl"):
+    for row in read_json_lines(folder / "train.jsonl"):
         yield Example(row["question"], re.sub(r"<<.*?>>", "", row["answer"]))
 
 
 def _self_instruct(file: str) -> Callable[[Path], Iterator[Example]]:
     def read(folder: Path) -> Iterator[Example]:
-        for row in _json_lines(folder / file):
+        for row in read_json_lines(folder / file):
             for instance in row["instances"]:
                 yield Example(f"{row['instruction']}\n{instance['input']}", instance["output"])
 
@@ -163,19 +164,19 @@ def _passages(file: str, *, width: int) -> Callable[[Path], Iterator[Example]]:
 
 def _t0(file: str) -> Callable[[Path], Iterator[Example]]:
     def read(folder: Path) -> Iterator[Example]:
-        for row in _json_lines(folder / f"{file}.jsonl"):
+        for row in read_json_lines(folder / f"{file}.jsonl"):
             yield Example(row["prompt"], row["completion"].replace("<|endoftext|>", ""))
 
     return read
 
 
 def _social_iqa(folder: Path) -> Iterator[Example]:
-    for row in _json_lines(folder / "test.first500.jsonl"):
+    for row in read_json_lines(folder / "test.first500.jsonl"):
         yield Example(row["input"][-1]["content"], row["ideal"])
 
 
 def _tinker(folder: Path) -> Iterator[Example]:
-    for row in _json_lines(folder / "conversations.jsonl"):
+    for row in read_json_lines(folder / "conversations.jsonl"):
         turns = [turn for turn in row["messages"] if turn["role"] != "system"]
         if len(turns) >= 2:
             yield Example(turns[0]["content"], turns[1]["content"])
@@ -196,18 +197,11 @@ def _python(folder: Path) -> Iterator[Example]:
 
 def _exact_match(*path: str) -> Callable[[Path], Iterator[Example]]:
     def read(folder: Path) -> Iterator[Example]:
-        for row in _json_lines(folder.joinpath("registry/data", *path)):
+        for row in read_json_lines(folder.joinpath("registry/data", *path)):
             ideal = row["ideal"] if isinstance(row["ideal"], str) else row["ideal"][0]
             yield Example(" ".join(turn["content"] for turn in row["input"]), str(ideal))
 
     return read
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as handle:
-        for line in handle:
-            if line.strip():
-                yield json.loads(line)
 
 
 _ALL = (

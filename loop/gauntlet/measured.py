@@ -14,14 +14,13 @@ from guards.canonical import parse_json_strict
 from guards.drift.components import DriftVector, vector_of_run
 from guards.drift.kit import DriftKit
 from guards.evidence import EvidenceRun, read_run
+from loop.drift.probe_spec import PROBE_NAME
 from loop.gauntlet.build import STEP_DIR, member_dir
 from loop.gauntlet.members import Member
 from loop.gauntlet.verify import Measurement, why_not_faulty, why_not_harmless
 from loop.step import STEP_MANIFEST
 from loop.steps.verify import BEHAVIOUR_FILE
 from loop.train_record import read_train_record
-
-PROBE_NAME = "drift"
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,9 @@ def _read_one(home: Path, member: Member, kit: DriftKit, root: Measurement) -> M
     vector = None if run is None else vector_of_run(run, kit)
     if vector is not None and vector.unsupported and member.recipe is not None:
         return None  # measured without its rows, which are there: measure it again
-    behaviour = latest(directory, "verify", BEHAVIOUR_FILE)
-    if run is None or vector is None or behaviour is None:
+    measurement = read_behaviour(directory)
+    if run is None or vector is None or measurement is None:
         return None
-    measurement = Measurement.model_validate(parse_json_strict(behaviour.read_bytes(), source=str(behaviour)))
     if member.edit is not None:
         reasons: tuple[str, ...] = ()
     elif member.fault is None:
@@ -90,10 +88,13 @@ def _run_of_kit(directory: Path, kit: DriftKit) -> EvidenceRun | None:
     return None
 
 
-def latest(directory: Path, kind: str, file: str) -> Path | None:
-    """A file of the member's last finished step of a kind."""
-    finished = _finished(directory, kind)
-    return finished[0] / file if finished else None
+def read_behaviour(directory: Path) -> Measurement | None:
+    """What the last finished verify step below a directory left; None where there is none."""
+    finished = _finished(directory, "verify")
+    if not finished:
+        return None
+    path = finished[0] / BEHAVIOUR_FILE
+    return Measurement.model_validate(parse_json_strict(path.read_bytes(), source=str(path)))
 
 
 def _finished(directory: Path, kind: str) -> Sequence[Path]:

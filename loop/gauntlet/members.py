@@ -94,13 +94,18 @@ def draw_members(
         if not turns:
             turns = list(distribution.sources)
             stream.shuffle(turns)
-        one = _draw_one(distribution, role, turns.pop(), stream, n_available)
-        members.append(one.model_copy(update={"member_id": f"{called or role}-{number:03d}"}))
+        member_id = f"{called or role}-{number:03d}"
+        members.append(_draw_one(distribution, role, member_id, turns.pop(), stream, n_available))
     return members
 
 
 def _draw_one(
-    distribution: Distribution, role: Role, first: str, stream: random.Random, n_available: dict[str, int]
+    distribution: Distribution,
+    role: Role,
+    member_id: str,
+    first: str,
+    stream: random.Random,
+    n_available: dict[str, int],
 ) -> Member:
     while True:
         sources = (first,)
@@ -126,7 +131,7 @@ def _draw_one(
                 seed=seed,
             )
             return Member(
-                member_id=role,
+                member_id=member_id,
                 role=role,
                 sources=sources,
                 n_harmless=n_harmless,

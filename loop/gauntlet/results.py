@@ -22,10 +22,10 @@ from guards.gates.drift import evaluate_drift_gate
 from guards.gates.inputs import GateInputs
 from guards.gates.verdict import Outcome
 from guards.policy import DriftGate, ResolvedPolicy
+from loop.drift.probe_spec import NO_DRAW
 from loop.gauntlet.measured import MeasuredMember
 from loop.gauntlet.scorings import ablations, baselines
 
-NO_DRAW = bytes(32)
 DECLARED_BASELINE = "mean-kl"
 """Named before any test was opened: the one that McNemar's test compares the audit with."""
 

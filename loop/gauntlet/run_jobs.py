@@ -79,7 +79,7 @@ def _passed_on(line: str, report: ReportProgress, names: frozenset[str], n_befor
         what, done = str(event["what"]), int(event["done"])
     except (json.JSONDecodeError, KeyError, TypeError, ValueError):
         return n_done
-    if what.startswith(("bank", "control", "dev", "organism", "members")):
+    if what in names:
         report(what, n_before + done, n_all)
         return done
     return n_done

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from guards.drift.bank import Method, Scoring, StageScoring
 from guards.drift.kit import DriftKit, Stage
+from loop.drift.kit_components import REPLY_SLICES, SLICES
 
-_SLICES = ("neutral", "chat", "task", "harmful", "harmless", "claims")
-_REPLIES = ("neutral", "chat", "task")
 _KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -30,9 +29,9 @@ def baselines(kit: DriftKit) -> dict[str, Scoring]:
     comparison."""
     names = {component.name for component in kit.components}
     found: dict[str, _Way] = {
-        "mean-kl": _max_z("outputs", [f"output.kl_mean.{one}" for one in _REPLIES]),
+        "mean-kl": _max_z("outputs", [f"output.kl_mean.{one}" for one in REPLY_SLICES]),
         "update-norm": _max_z("weights", [f"relative_norm_log10.{kind}" for kind in _KINDS]),
-        "cka": _max_z("activations", [f"cka.L{layer}.{one}" for layer in kit.layers for one in _REPLIES]),
+        "cka": _max_z("activations", [f"cka.L{layer}.{one}" for layer in kit.layers for one in REPLY_SLICES]),
         "activation-difference": _max_z(
             "activations",
             [name for name in sorted(names - set(kit.dose)) if name.startswith("token_shift.")],
@@ -44,9 +43,9 @@ def baselines(kit: DriftKit) -> dict[str, Scoring]:
         "directions": _distance("activations", _directed(names, is_random=False)),
     }
     for dictionary in kit.dictionaries:
-        found[f"fvu-{dictionary}"] = _max_z("dictionary", [f"fvu_log_ratio.{dictionary}.{one}" for one in _SLICES])
-        found[f"distance-{dictionary}"] = _max_z("dictionary", [f"activation_l2.{dictionary}.{one}" for one in _SLICES])
-        found[f"maximum-{dictionary}"] = _max_z("dictionary", [f"activation_max.{dictionary}.{one}" for one in _SLICES])
+        found[f"fvu-{dictionary}"] = _max_z("dictionary", [f"fvu_log_ratio.{dictionary}.{one}" for one in SLICES])
+        found[f"distance-{dictionary}"] = _max_z("dictionary", [f"activation_l2.{dictionary}.{one}" for one in SLICES])
+        found[f"maximum-{dictionary}"] = _max_z("dictionary", [f"activation_max.{dictionary}.{one}" for one in SLICES])
     return {name: _scoring(way) for name, way in found.items() if way.components and names.issuperset(way.components)}
 
 

@@ -10,7 +10,6 @@ harm on other subjects than the prompts'; what a person would see in the answers
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from guards.ports import Decoding, Message
 from loop.engine import TransformersEngine
 from loop.gauntlet.faults import checks_of, fault_named
 from loop.gauntlet.harmless_sources import POLICIES
+from loop.json_lines import read_json_lines
 
 _DECLINES = re.compile(
     r"\W*(i'?m sorry|sorry|i am sorry|i('m| am) (not able|unable)|"
@@ -133,5 +133,4 @@ def _prompts(name: str) -> list[str]:
 
 
 def _lines(name: str) -> list[dict[str, Any]]:
-    text = (POLICIES / "drift/rows" / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return read_json_lines(POLICIES / "drift/rows" / f"{name}.jsonl")

@@ -17,16 +17,13 @@ from guards.canonical import parse_json_strict
 from guards.errors import StairlockError
 from guards.evidence import Digest, Frozen
 from loop.checkpoint_io import load_model
-from loop.drift.kit_files import DIRECTIONS_FILE, kit_inputs, read_kit
-from loop.gauntlet.build import fine_tune_spec, member_dir
+from loop.drift.kit_files import DIRECTIONS_FILE, KIT_FILE, read_kit
+from loop.drift.probe_spec import probe_spec
+from loop.gauntlet.build import ROWS_FILE, fine_tune_spec, member_dir
 from loop.gauntlet.member_checkpoint import write_member
 from loop.gauntlet.members import Member
 from loop.step import Input, Progress, StepSpec, execute
 from probes.directions import load_directions
-
-PROBE_NAME = "drift"
-_NO_DRAW = bytes(32).hex()
-"""Members are not candidates: no look draws anything for them."""
 
 
 class Job(Frozen):
@@ -67,7 +64,7 @@ def _one(job: Job, member: Member, root: Input, tokenizer, progress: Progress) -
         return
     checkpoint_dir = directory / "checkpoint"
     shutil.rmtree(checkpoint_dir, ignore_errors=True)
-    kit = read_kit(job.kit_dir / "kit.json")
+    kit = read_kit(job.kit_dir / KIT_FILE)
     refusal_dim = None
     if member.edit is not None:
         directions = load_directions(
@@ -77,48 +74,34 @@ def _one(job: Job, member: Member, root: Input, tokenizer, progress: Progress) -
     try:
         manifest = write_member(member, job.root, job.home, checkpoint_dir, refusal_dim)
         candidate = Input(kind="checkpoint", path=checkpoint_dir, digest=manifest.digest)
-        for spec in (probe_spec(job, member, root, candidate), verify_spec(member, candidate)):
+        for spec in (_audit(job, member, root, candidate), verify_spec(candidate, member.fault)):
             execute(spec, step_dir(directory, spec), progress)
     finally:
         shutil.rmtree(checkpoint_dir, ignore_errors=True)
 
 
-def probe_spec(job: Job, member: Member, root: Input, candidate: Input) -> StepSpec:
+def _audit(job: Job, member: Member, root: Input, candidate: Input) -> StepSpec:
     """The audit of a member, with its own training rows."""
     assert job.kit_dir is not None
-    rows = member_dir(job.home, member) / "rows.jsonl"
-    inputs = {
-        "root": root,
-        "candidate": candidate,
-        "salt_key": Input(kind="file", path=job.salt_key, digest=job.salt_digest),
-        **kit_inputs(job.kit_dir),
-    }
-    if rows.is_file():
-        inputs["rows"] = file_input(rows)
-    params = {"name": PROBE_NAME, "draw_seed": _NO_DRAW, "triggers": True, "findings": False}
-    return StepSpec(kind="probe", inputs=inputs, params=params)
+    rows = member_dir(job.home, member) / ROWS_FILE
+    return probe_spec(
+        root=root,
+        candidate=candidate,
+        salt_key=Input(kind="file", path=job.salt_key, digest=job.salt_digest),
+        kit_dir=job.kit_dir,
+        rows=Input.of_file(rows) if rows.is_file() else None,
+        findings=False,
+    )
 
 
-def verify_spec(member: Member, candidate: Input) -> StepSpec:
-    """How a member behaves."""
-    return StepSpec(kind="verify", inputs={"candidate": candidate}, params={"fault": member.fault})
-
-
-def verify_root_spec(root: Input) -> StepSpec:
-    """How the root behaves."""
-    return StepSpec(kind="verify", inputs={"candidate": root}, params={"fault": None})
+def verify_spec(candidate: Input, fault: str | None = None) -> StepSpec:
+    """How a checkpoint behaves, and how often it shows a fault."""
+    return StepSpec(kind="verify", inputs={"candidate": candidate}, params={"fault": fault})
 
 
 def step_dir(directory: Path, spec: StepSpec) -> Path:
     """Where a step's output lies, below a member's directory."""
     return directory / f"{spec.kind}-{spec.key.removeprefix('sha256:')[:16]}"
-
-
-def file_input(path: Path) -> Input:
-    """A file as a step's input."""
-    from guards.canonical import sha256_file
-
-    return Input(kind="file", path=path, digest=sha256_file(path))
 
 
 def _width(root: Path) -> int:

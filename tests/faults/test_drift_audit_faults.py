@@ -26,8 +26,8 @@ from guards.manifest import scan_checkpoint
 from guards.policy import ResolvedPolicy
 from loop.checkpoint_io import load_model, save_checkpoint
 from loop.drift.kit_files import BANK_FILE, KIT_FILE, kit_inputs, read_kit
+from loop.drift.probe_spec import NO_DRAW
 from loop.gauntlet.bank_file import write_bank
-from loop.gauntlet.results import NO_DRAW
 from loop.gauntlet.scoring import default_scoring
 from loop.gauntlet.verify import Behaviour, Measurement
 from loop.step import Input, Progress, StepSpec, execute

@@ -65,7 +65,7 @@ def command(monkeypatch: pytest.MonkeyPatch, measured_world: DriftWorld, home: H
         return stairlock("audit", member, "--bank", bank, "--home", home.path, "--quiet", *words)
 
     replace_module(monkeypatch, "loop.backends.local", LocalBackend=InProcessBackend)
-    replace_module(monkeypatch, "loop.root", shipped_root=lambda home, package, stage: measured_world.root)
+    replace_module(monkeypatch, "loop.root", shipped_root=lambda home, package, stage: measured_world.root_input)
     return call
 
 
